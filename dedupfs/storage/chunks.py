@@ -1,0 +1,159 @@
+"""Chunks: message-locked ciphertexts, one for each distinct plaintext, with a count of the extents that name it.
+
+A chunk's id is a keyed digest of its plaintext and its key is derived from the id, so that equal plaintexts of one
+volume meet in one ciphertext while nobody without the volume key can test a guess (message-locked encryption with a
+secret; compare Bellare, Keelveedhi, Ristenpart, "DupLESS", 2013). The plaintext is padded so that the stored value
+fills whole LMDB pages, which hides its length at no cost.
+
+`prepare` does the expensive work (digest, encryption, proof) outside any transaction; `link` and `unlink` only count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dedupfs.crypto.aead import CHUNK_OVERHEAD_BYTES
+from dedupfs.errors import IntegrityError
+from dedupfs.model import ChunkId
+from dedupfs.storage import records
+from dedupfs.storage.records import ChunkRefs
+from dedupfs.storage.store import Store, Transaction
+
+_LENGTH_BYTES = 4
+_PAGE_BYTES = 4096
+_PAGE_HEADER_BYTES = 16
+_CHUNK_PAGES = 64
+CHUNK_BYTES = _CHUNK_PAGES * _PAGE_BYTES - _PAGE_HEADER_BYTES - CHUNK_OVERHEAD_BYTES - _LENGTH_BYTES
+"""Longest plaintext: with it a stored chunk is exactly 64 pages, about 256 KiB. Measured: the database stays
+at 1.05 of the live size after churn at this length, 1.17 when whole files are one value; 64 KiB is 3.6 times slower."""
+_IN_PAGE_SIZES = (256, 512, 1024, 1998)
+"""Stored sizes of chunks that share a page with others; 1998 is the largest value LMDB keeps inside a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedChunk:
+    """A plaintext on its way into the store; `sealed` is None when a sound ciphertext of it is there already."""
+
+    id: ChunkId
+    plaintext: bytes | memoryview
+    sealed: bytes | None
+
+
+class Chunks:
+    """The tables `chunks` and `chunk_refs`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def identify(self, plaintext: bytes | memoryview) -> ChunkId:
+        """Return the id that the plaintext has or would have."""
+        return ChunkId(self._store.keyring.chunk_id(plaintext))
+
+    def prepare(self, data: bytes | memoryview) -> PreparedChunk:
+        """Return the chunk ready to be linked.
+
+        A ciphertext that is already stored is opened once and compared: what turns out damaged is sealed afresh, so
+        that writing the same bytes again heals them instead of joining the damage. A new ciphertext is opened once too
+        before anybody drops the plaintext, which notices memory that flips bits.
+        """
+        if not 0 < len(data) <= CHUNK_BYTES:
+            raise ValueError(f"a chunk of {len(data)} bytes")
+        plaintext = bytes(data)
+        chunk = self.identify(plaintext)
+        stored = self._store.get(records.CHUNKS, chunk)
+        if stored is not None and self._holds(chunk, stored, plaintext):
+            return PreparedChunk(chunk, data, None)
+        sealed = self._store.keyring.seal_chunk(chunk, _pad(plaintext))
+        if not self._holds(chunk, sealed, plaintext):
+            raise IntegrityError("a chunk did not open to what was sealed; the memory of this machine may be faulty")
+        return PreparedChunk(chunk, data, sealed)
+
+    def read(self, chunk: ChunkId) -> bytes:
+        """Return the plaintext. Raises IntegrityError when it is missing or damaged."""
+        sealed = self._store.get(records.CHUNKS, chunk)
+        if sealed is None:
+            raise IntegrityError("a chunk is missing")
+        return self.open_sealed(chunk, sealed)
+
+    def link(self, transaction: Transaction, prepared: PreparedChunk) -> None:
+        """Count one more extent and store the ciphertext where that is needed.
+
+        Between `prepare` and here the last other user may have gone and taken the ciphertext along; then it is sealed
+        now, from the plaintext.
+        """
+        refs = self.references(prepared.id)
+        sealed = prepared.sealed
+        if sealed is None and refs is None:
+            sealed = self._store.keyring.seal_chunk(prepared.id, _pad(bytes(prepared.plaintext)))
+        if sealed is not None:
+            transaction.put(records.CHUNKS, prepared.id, sealed)
+        if refs is None:
+            refs = ChunkRefs(0, stored_size(len(prepared.plaintext)))
+            transaction.count("chunks", 1)
+            transaction.count("stored_bytes", refs.stored_bytes)
+        self._put(transaction, prepared.id, refs.extents + 1, refs)
+
+    def link_again(self, transaction: Transaction, chunk: ChunkId) -> None:
+        """Count one more extent of a chunk that is in use already."""
+        refs = self._counted(chunk)
+        self._put(transaction, chunk, refs.extents + 1, refs)
+
+    def heal(self, transaction: Transaction, prepared: PreparedChunk) -> None:
+        """Replace the damaged ciphertext of a chunk in use, where `prepare` found it damaged or missing."""
+        if prepared.sealed is not None and self.references(prepared.id) is not None:
+            transaction.put(records.CHUNKS, prepared.id, prepared.sealed)
+
+    def unlink(self, transaction: Transaction, chunk: ChunkId) -> None:
+        """Count one extent less and drop the ciphertext with the last."""
+        refs = self._counted(chunk)
+        if refs.extents > 1:
+            self._put(transaction, chunk, refs.extents - 1, refs)
+            return
+        transaction.delete(records.CHUNK_REFS, chunk)
+        transaction.delete(records.CHUNKS, chunk)
+        transaction.count("chunks", -1)
+        transaction.count("stored_bytes", -refs.stored_bytes)
+
+    def references(self, chunk: ChunkId) -> ChunkRefs | None:
+        """Return how often the chunk is named, or None when it is not stored."""
+        stored = self._store.get(records.CHUNK_REFS, chunk)
+        return records.decode_chunk_refs(stored) if stored else None
+
+    def _counted(self, chunk: ChunkId) -> ChunkRefs:
+        refs = self.references(chunk)
+        if refs is None:
+            raise IntegrityError("a chunk in use has no count")
+        return refs
+
+    def _put(self, transaction: Transaction, chunk: ChunkId, extents: int, refs: ChunkRefs) -> None:
+        transaction.put(records.CHUNK_REFS, chunk, records.encode_chunk_refs(ChunkRefs(extents, refs.stored_bytes)))
+
+    def _holds(self, chunk: ChunkId, sealed: bytes, plaintext: bytes) -> bool:
+        try:
+            return self.open_sealed(chunk, sealed) == plaintext
+        except IntegrityError:
+            return False
+
+    def open_sealed(self, chunk: ChunkId, sealed: bytes) -> bytes:
+        """Return the plaintext of a stored value. Raises IntegrityError."""
+        padded = self._store.keyring.open_chunk(chunk, sealed)
+        length = int.from_bytes(padded[:_LENGTH_BYTES], "big")
+        if length > len(padded) - _LENGTH_BYTES:
+            raise IntegrityError("a chunk claims to be longer than it is")
+        return padded[_LENGTH_BYTES : _LENGTH_BYTES + length]
+
+
+def stored_size(length: int) -> int:
+    """Return the bytes that a chunk of so many plaintext bytes takes in the database."""
+    raw = length + _LENGTH_BYTES + CHUNK_OVERHEAD_BYTES
+    for size in _IN_PAGE_SIZES:
+        if raw <= size:
+            return size
+    pages = -(-(raw + _PAGE_HEADER_BYTES) // _PAGE_BYTES)
+    return pages * _PAGE_BYTES - _PAGE_HEADER_BYTES
+
+
+def _pad(plaintext: bytes) -> bytes:
+    length = len(plaintext)
+    padded = stored_size(length) - CHUNK_OVERHEAD_BYTES
+    return b"".join((length.to_bytes(_LENGTH_BYTES, "big"), plaintext, bytes(padded - _LENGTH_BYTES - length)))

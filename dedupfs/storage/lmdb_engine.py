@@ -1,0 +1,238 @@
+"""The embedded engine: one LMDB environment in the volume's directory; the only module that imports lmdb.
+
+LMDB runs in its safe mode: a commit is one fsync of data and one of the new root, and a crash at any point leaves the
+previous root in force. There is no writemap, so a full disk is an error code and not a signal.
+
+Threads: snapshots may be taken anywhere and at once; `apply` is serialised by LMDB's own writer lock and runs its whole
+transaction on the calling thread, as LMDB demands. The map may only grow while this process has no transaction open:
+`_Gate` lets transactions in together and the growth in alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import lmdb
+
+from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
+from dedupfs.storage.engine import Change
+
+DATA_FILE = "data.mdb"
+INITIAL_MAP_BYTES = 1 << 36
+"""Address space reserved at first: it costs nothing until it is used, and 64 GiB hold a large photo library."""
+_MAX_READERS = 254
+_COMMIT_OVERHEAD_BYTES = 1 << 20
+"""Generous allowance for the branch pages that one commit copies."""
+
+
+class LmdbEngine:
+    """LMDB behind the engine interface. `initial_map_bytes` is for tests that want to see the map grow."""
+
+    def __init__(
+        self,
+        directory: Path,
+        tables: Sequence[str],
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        initial_map_bytes: int = INITIAL_MAP_BYTES,
+    ) -> None:
+        """Open, or create, the environment in an existing directory.
+
+        Raises:
+            StoreError: it cannot be opened.
+            IntegrityError: it is there and is not an LMDB environment with these tables.
+        """
+        self._directory = directory
+        self._read_only = read_only
+        self._gate = _Gate()
+        data = directory / DATA_FILE
+        if not create and not data.is_file():
+            raise IntegrityError(f"{data} is missing")
+        size = data.stat().st_size if data.exists() else 0
+        map_bytes = initial_map_bytes
+        while map_bytes < size:
+            map_bytes *= 2
+        with _translated("open"):
+            self._env = lmdb.open(
+                str(directory),
+                map_size=map_bytes,
+                max_dbs=len(tables),
+                max_readers=_MAX_READERS,
+                readonly=read_only,
+                create=create,
+                mode=0o600,
+            )
+            try:
+                # Readers that died without leaving would pin old pages for good.
+                self._env.reader_check()
+                self._tables = {name: self._env.open_db(name.encode(), create=create) for name in tables}
+            except BaseException:
+                self._env.close()
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[_LmdbSnapshot]:
+        """See Engine."""
+        with self._gate.shared():
+            try:
+                with _translated("read"):
+                    transaction = self._env.begin()
+            except _MapResizedError:
+                transaction = None
+            if transaction is not None:
+                with transaction:
+                    yield _LmdbSnapshot(transaction, self._tables)
+                return
+        self._adopt_map_size()
+        with self._gate.shared(), _translated("read"), self._env.begin() as transaction:
+            yield _LmdbSnapshot(transaction, self._tables)
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """See Engine."""
+        if self._read_only:
+            raise StoreReadOnlyError("the volume is open for reading only")
+        batch = list(changes)
+        while True:
+            try:
+                with self._gate.shared(), _translated("write"), self._env.begin(write=True) as transaction:
+                    for table, key, value in batch:
+                        if value is None:
+                            transaction.delete(key, db=self._tables[table])
+                        else:
+                            transaction.put(key, value, db=self._tables[table])
+                return
+            except _MapFullError:
+                self._grow()
+            except StoreError as exc:
+                # LMDB reports the short write on a full disk as EIO; only the room that is left tells the two apart.
+                needed = sum(len(key) + len(value or b"") for _, key, value in batch) + _COMMIT_OVERHEAD_BYTES
+                if self.free_bytes() < needed:
+                    raise StoreFullError("no space left on the disk that holds the volume") from exc
+                raise
+
+    def allocated_bytes(self) -> int:
+        """See Engine."""
+        return os.stat(self._directory / DATA_FILE).st_blocks * 512
+
+    def free_bytes(self) -> int:
+        """See Engine. What the disk offers this user, and the pages that LMDB will use again."""
+        info = os.statvfs(self._directory)
+        with self._gate.shared(), _translated("read"), self._env.begin() as transaction:
+            pages = self._env.info()["last_pgno"] + 1
+            page_bytes = self._env.stat()["psize"]
+            stats = [self._env.stat(), *(transaction.stat(table) for table in self._tables.values())]
+        used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return info.f_bavail * info.f_frsize + max(0, pages - used) * page_bytes
+
+    def total_bytes(self) -> int:
+        """See Engine."""
+        info = os.statvfs(self._directory)
+        return info.f_blocks * info.f_frsize
+
+    def close(self) -> None:
+        """See Engine."""
+        with self._gate.alone():
+            self._env.close()
+
+    def _grow(self) -> None:
+        with self._gate.alone(), _translated("grow"):
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+
+    def _adopt_map_size(self) -> None:
+        """Follow a writer in another process that has grown the map."""
+        with self._gate.alone(), _translated("grow"):
+            self._env.set_mapsize(0)
+
+
+class _LmdbSnapshot:
+    """One read transaction; not to be kept past its `with` block."""
+
+    __slots__ = ("_tables", "_transaction")
+
+    def __init__(self, transaction: lmdb.Transaction, tables: dict[str, Any]) -> None:
+        self._transaction = transaction
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        with _translated("read"):
+            return cast("bytes | None", self._transaction.get(key, db=self._tables[table]))
+
+    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
+            found = cursor.set_range(prefix) if prefix else cursor.first()
+            while found:
+                key = cast("bytes", cursor.key())
+                if not key.startswith(prefix):
+                    return
+                yield key, cast("bytes", cursor.value())
+                found = cursor.next()
+
+
+class _Gate:
+    """Many together, or one alone; the one waits for the many and keeps newcomers out."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                if self._closed and not self._inside:
+                    self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._closed)
+            self._closed = True
+            self._condition.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._closed = False
+                self._condition.notify_all()
+
+
+class _MapFullError(Exception):
+    """The map must grow before the batch fits."""
+
+
+class _MapResizedError(Exception):
+    """Another process has grown the map."""
+
+
+@contextmanager
+def _translated(action: str) -> Iterator[None]:
+    """Turn lmdb's exceptions into ours."""
+    try:
+        yield
+    except lmdb.MapFullError as exc:
+        raise _MapFullError from exc
+    except lmdb.MapResizedError as exc:
+        raise _MapResizedError from exc
+    except (lmdb.DiskError, MemoryError) as exc:
+        raise StoreFullError(f"cannot {action} the database: {_reason(exc)}") from exc
+    except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.NotFoundError, lmdb.PanicError) as exc:
+        raise IntegrityError(f"the database is damaged: {_reason(exc)}") from exc
+    except (lmdb.Error, OSError) as exc:
+        raise StoreError(f"cannot {action} the database: {_reason(exc)}") from exc
+
+
+def _reason(exc: BaseException) -> str:
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

@@ -1,0 +1,587 @@
+"""The on-disk format: every table, every key and every record layout; nothing else decides what a byte means.
+
+All integers are big-endian. A record starts with a layout version byte. Tables marked `sealed` hold records sealed by
+`crypto.aead` with (format version, table, key) as associated data; the others hold bytes that are ciphertext or masked
+already. `decode` accepts exactly the bytes that `encode` writes and raises IntegrityError on all others.
+
+What refers to what, in the order in which it is written, so that a reference never dangles:
+chunk <- content (or a rendition's own metadata) <- member <- cluster <- inode <- directory entry.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dedupfs.errors import IntegrityError
+from dedupfs.model import ChunkId, ClusterId, ContentId, Differences, Fingerprint, InodeNo, Policy
+
+FORMAT_VERSION = 1
+DIGEST_BYTES = 32
+"""Length of chunk ids, content ids, fingerprints and rendition digests."""
+
+_LAYOUT = 1
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A named table of the engine.
+
+    `group_bytes` is the length of the key prefix that is asked for as a whole (all entries of one directory, all
+    clusters of one token); it is 0 where no such question exists.
+    """
+
+    name: str
+    group_bytes: int
+    sealed: bool
+
+
+VOLUME = Table("volume", 0, sealed=True)
+"""Names to single records: `config`, `counters`, `next_inode`, `next_cluster`."""
+INODES = Table("inodes", 0, sealed=True)
+"""inode (8) -> Inode."""
+ENTRIES = Table("entries", 8, sealed=True)
+"""parent inode (8), keyed digest of the name (16) -> Entry."""
+XATTRS = Table("xattrs", 8, sealed=True)
+"""inode (8), keyed digest of the name (16) -> Xattr."""
+ORPHANS = Table("orphans", 0, sealed=True)
+"""inode (8) without a name that was still open -> nothing; removed when the volume is next opened for writing."""
+UNFINISHED = Table("unfinished", 0, sealed=True)
+"""inode (8) of a new file whose bytes have not been stored -> Unfinished; such a file vanishes in a crash."""
+CONTENTS = Table("contents", 0, sealed=True)
+"""content id (32) -> Exact or Rendition."""
+CONTENT_REFS = Table("content_refs", 0, sealed=True)
+"""content id (32) -> ContentRefs."""
+CHUNKS = Table("chunks", 0, sealed=False)
+"""chunk id (32) -> sealed chunk."""
+CHUNK_REFS = Table("chunk_refs", 0, sealed=True)
+"""chunk id (32) -> ChunkRefs."""
+CLUSTERS = Table("clusters", 0, sealed=True)
+"""cluster (8) -> Cluster."""
+MEMBERS = Table("members", 8, sealed=True)
+"""cluster (8), content id (32) -> nothing; every picture content, the representative too."""
+BANDS = Table("bands", 8, sealed=False)
+"""token of a fingerprint's band (8), cluster (8) -> masked fingerprint (32)."""
+UNDECIDED = Table("undecided", 0, sealed=True)
+"""content id (32) of a picture stored exactly while its deduplication is still to be decided -> nothing."""
+
+TABLES = (
+    VOLUME,
+    INODES,
+    ENTRIES,
+    XATTRS,
+    ORPHANS,
+    UNFINISHED,
+    CONTENTS,
+    CONTENT_REFS,
+    CHUNKS,
+    CHUNK_REFS,
+    CLUSTERS,
+    MEMBERS,
+    BANDS,
+    UNDECIDED,
+)
+
+
+def place(table: Table, key: bytes) -> bytes:
+    """Associated data of a sealed record: it opens nowhere else."""
+    return b"dedupfs record %d %s\0" % (FORMAT_VERSION, table.name.encode()) + key
+
+
+def number_key(number: int) -> bytes:
+    """Key of an inode or a cluster."""
+    return number.to_bytes(8, "big")
+
+
+class ContentState(enum.IntEnum):
+    """What is known of the bytes of a content that is stored exactly."""
+
+    PLAIN = 0
+    UNDECIDED = 1
+    PICTURE = 2
+    UNDECODABLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`length` bytes at `offset` are the plaintext of one chunk; what no extent covers is zero bytes."""
+
+    offset: int
+    length: int
+    chunk: ChunkId
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte behind the extent."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Bytes as chunks: ascending extents that do not overlap, and the size."""
+
+    size: int
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A content stored bit for bit."""
+
+    layout: Layout
+    state: ContentState
+    cluster: ClusterId | None = None
+    """The cluster it belongs to when it is a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A content that is made anew from the bytes of another one when it is read."""
+
+    size: int
+    cluster: ClusterId
+    representative: ContentId
+    recipe: bytes
+    own: Layout
+    """The member's own metadata, stored as chunks."""
+    digest: bytes
+    """SHA-256 of the rendition; what is made later must match it."""
+    pixel_digest: bytes
+    """SHA-256 of its decoded pixels, which outlives a change of the lossless coder."""
+    codecs: bytes
+    """Names and versions of the libraries that made it, for the error message if they no longer do."""
+    differences: Differences
+    distance_bits: int
+    bit_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRefs:
+    """Who rests on a content; it goes when nobody does."""
+
+    inodes: int = 0
+    renditions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRefs:
+    """How many extents name a chunk, and the length of its stored value."""
+
+    extents: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Pictures that look the same: the one that is kept, and how it is found."""
+
+    representative: ContentId
+    fingerprint: Fingerprint | None
+    facts: bytes
+    """ingest.jobs.PictureFacts of the representative, in its own encoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """Attributes of a file, directory, link or device. Times are integer nanoseconds."""
+
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
+    nlink: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    parent: InodeNo = InodeNo(0)
+    """The directory that holds this directory; 0 for everything that is not a directory."""
+    content: ContentId | None = None
+    """None for an empty file."""
+    target: bytes = b""
+    """What a symbolic link points at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory."""
+
+    inode: InodeNo
+    type_bits: int
+    """The file type bits of st_mode, so that a listing needs no inode."""
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Xattr:
+    """One extended attribute."""
+
+    name: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Where a file whose bytes are not stored yet can be found: keys in `entries`."""
+
+    entry_keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What was chosen when the volume was made."""
+
+    policy: Policy
+    label: str
+
+
+class _Writer:
+    """Appends fields to a record."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = [bytes([_LAYOUT])]
+
+    def pack(self, layout: str, *values: int | float) -> _Writer:
+        self._parts.append(struct.pack(layout, *values))
+        return self
+
+    def fixed(self, value: bytes, length: int = DIGEST_BYTES) -> _Writer:
+        if len(value) != length:
+            raise ValueError(f"a field of {length} bytes was given {len(value)}")
+        self._parts.append(value)
+        return self
+
+    def blob(self, value: bytes) -> _Writer:
+        self._parts.append(struct.pack(">I", len(value)))
+        self._parts.append(value)
+        return self
+
+    def optional(self, value: bytes | None, length: int = DIGEST_BYTES) -> _Writer:
+        return self.pack(">B", 0) if value is None else self.pack(">B", 1).fixed(value, length)
+
+    def layout(self, layout: Layout) -> _Writer:
+        self.pack(">QI", layout.size, len(layout.extents))
+        self._parts.extend(struct.pack(">QI", extent.offset, extent.length) + extent.chunk for extent in layout.extents)
+        return self
+
+    def done(self) -> bytes:
+        return b"".join(self._parts)
+
+
+class _Reader:
+    """Takes fields off a record; any misfit is an IntegrityError."""
+
+    __slots__ = ("_at", "_data")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+        if self.unpack(">B")[0] != _LAYOUT:
+            raise IntegrityError("a record has an unknown layout version")
+
+    def take(self, length: int) -> bytes:
+        end = self._at + length
+        if end > len(self._data):
+            raise IntegrityError("a record is cut short")
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+    def unpack(self, layout: str) -> tuple[int, ...]:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))
+
+    def fixed(self, length: int = DIGEST_BYTES) -> bytes:
+        return self.take(length)
+
+    def blob(self) -> bytes:
+        return self.take(self.unpack(">I")[0])
+
+    def flag(self) -> bool:
+        (value,) = self.unpack(">B")
+        if value > 1:
+            raise IntegrityError("a record holds a truth value that is neither true nor false")
+        return bool(value)
+
+    def optional(self, length: int = DIGEST_BYTES) -> bytes | None:
+        return self.fixed(length) if self.flag() else None
+
+    def layout(self) -> Layout:
+        size, count = self.unpack(">QI")
+        raw = self.take(count * (12 + DIGEST_BYTES))
+        extents = []
+        end = 0
+        for offset, length, chunk in struct.iter_unpack(f">QI{DIGEST_BYTES}s", raw):
+            if offset < end or length == 0 or offset + length > size:
+                raise IntegrityError("a record describes chunks out of order")
+            end = offset + length
+            extents.append(Extent(offset, length, ChunkId(chunk)))
+        return Layout(size, tuple(extents))
+
+    def done(self) -> None:
+        if self._at != len(self._data):
+            raise IntegrityError("a record holds more than its layout")
+
+
+def encode_layout(layout: Layout) -> bytes:
+    """Return the canonical description of a layout; content ids are made from it."""
+    return _Writer().layout(layout).done()
+
+
+def encode_content(content: Exact | Rendition) -> bytes:
+    """Encode a record of `contents`: how a content is stored is one closed set of kinds."""
+    if isinstance(content, Exact):
+        return _Writer().pack(">BBQ", 1, content.state, content.cluster or 0).layout(content.layout).done()
+    d = content.differences
+    return (
+        _Writer()
+        .pack(">BQQ", 2, content.size, content.cluster)
+        .fixed(content.representative)
+        .blob(content.recipe)
+        .layout(content.own)
+        .fixed(content.digest)
+        .fixed(content.pixel_digest)
+        .blob(content.codecs)
+        .pack(">5d", d.fine_luma, d.fine_chroma, d.coarse_luma, d.coarse_chroma, d.alpha)
+        .pack(">HB", content.distance_bits, content.bit_exact)
+        .done()
+    )
+
+
+def decode_content(data: bytes) -> Exact | Rendition:
+    """Decode a record of `contents`. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Exact | Rendition:
+        (kind,) = reader.unpack(">B")
+        if kind == 1:
+            state, cluster = reader.unpack(">BQ")
+            return Exact(reader.layout(), _state(state), ClusterId(cluster) if cluster else None)
+        if kind != 2:
+            raise IntegrityError("a content is stored in an unknown way")
+        size, cluster = reader.unpack(">QQ")
+        representative = ContentId(reader.fixed())
+        recipe, own = reader.blob(), reader.layout()
+        digest, pixel_digest, codecs = reader.fixed(), reader.fixed(), reader.blob()
+        differences = Differences(*struct.unpack(">5d", reader.take(40)))
+        (distance_bits,) = reader.unpack(">H")
+        return Rendition(
+            size,
+            ClusterId(cluster),
+            representative,
+            recipe,
+            own,
+            digest,
+            pixel_digest,
+            codecs,
+            differences,
+            distance_bits,
+            reader.flag(),
+        )
+
+    return _decode(data, decode)
+
+
+def encode_content_refs(refs: ContentRefs) -> bytes:
+    """Encode a record of `content_refs`."""
+    return _Writer().pack(">QQ", refs.inodes, refs.renditions).done()
+
+
+def decode_content_refs(data: bytes) -> ContentRefs:
+    """Decode a record of `content_refs`. Raises IntegrityError."""
+    return _decode(data, lambda reader: ContentRefs(*reader.unpack(">QQ")))
+
+
+def encode_chunk_refs(refs: ChunkRefs) -> bytes:
+    """Encode a record of `chunk_refs`."""
+    return _Writer().pack(">QI", refs.extents, refs.stored_bytes).done()
+
+
+def decode_chunk_refs(data: bytes) -> ChunkRefs:
+    """Decode a record of `chunk_refs`. Raises IntegrityError."""
+    return _decode(data, lambda reader: ChunkRefs(*reader.unpack(">QI")))
+
+
+def encode_cluster(cluster: Cluster) -> bytes:
+    """Encode a record of `clusters`."""
+    return _Writer().fixed(cluster.representative).optional(cluster.fingerprint).blob(cluster.facts).done()
+
+
+def decode_cluster(data: bytes) -> Cluster:
+    """Decode a record of `clusters`. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Cluster:
+        representative, fingerprint = ContentId(reader.fixed()), reader.optional()
+        return Cluster(representative, None if fingerprint is None else Fingerprint(fingerprint), reader.blob())
+
+    return _decode(data, decode)
+
+
+_INODE = ">IIIQIQqqqQ"
+
+
+def encode_inode(inode: Inode) -> bytes:
+    """Encode a record of `inodes`."""
+    return (
+        _Writer()
+        .pack(
+            _INODE,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.rdev,
+            inode.nlink,
+            inode.size,
+            inode.atime_ns,
+            inode.mtime_ns,
+            inode.ctime_ns,
+            inode.parent,
+        )
+        .optional(inode.content)
+        .blob(inode.target)
+        .done()
+    )
+
+
+def decode_inode(data: bytes) -> Inode:
+    """Decode a record of `inodes`. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Inode:
+        mode, uid, gid, rdev, nlink, size, atime_ns, mtime_ns, ctime_ns, parent = reader.unpack(_INODE)
+        content = reader.optional()
+        return Inode(
+            mode,
+            uid,
+            gid,
+            rdev,
+            nlink,
+            size,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            parent=InodeNo(parent),
+            content=None if content is None else ContentId(content),
+            target=reader.blob(),
+        )
+
+    return _decode(data, decode)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Encode a record of `entries`."""
+    return _Writer().pack(">QI", entry.inode, entry.type_bits).blob(entry.name).done()
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Decode a record of `entries`. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Entry:
+        inode, type_bits = reader.unpack(">QI")
+        return Entry(InodeNo(inode), type_bits, reader.blob())
+
+    return _decode(data, decode)
+
+
+def encode_xattr(xattr: Xattr) -> bytes:
+    """Encode a record of `xattrs`."""
+    return _Writer().blob(xattr.name).blob(xattr.value).done()
+
+
+def decode_xattr(data: bytes) -> Xattr:
+    """Decode a record of `xattrs`. Raises IntegrityError."""
+    return _decode(data, lambda reader: Xattr(reader.blob(), reader.blob()))
+
+
+def encode_unfinished(unfinished: Unfinished) -> bytes:
+    """Encode a record of `unfinished`."""
+    writer = _Writer().pack(">I", len(unfinished.entry_keys))
+    for key in unfinished.entry_keys:
+        writer.blob(key)
+    return writer.done()
+
+
+def decode_unfinished(data: bytes) -> Unfinished:
+    """Decode a record of `unfinished`. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Unfinished:
+        (count,) = reader.unpack(">I")
+        return Unfinished(tuple(reader.blob() for _ in range(count)))
+
+    return _decode(data, decode)
+
+
+def encode_number(number: int) -> bytes:
+    """Encode a count, or the next free number."""
+    return _Writer().pack(">Q", number).done()
+
+
+def decode_number(data: bytes) -> int:
+    """Decode a count, or the next free number. Raises IntegrityError."""
+    return _decode(data, lambda reader: reader.unpack(">Q")[0])
+
+
+def encode_mark() -> bytes:
+    """Encode a record that only has to be there."""
+    return _Writer().done()
+
+
+def decode_mark(data: bytes) -> None:
+    """Check a record that only has to be there. Raises IntegrityError."""
+    _decode(data, lambda reader: None)
+
+
+def encode_config(config: Config) -> bytes:
+    """Encode the volume's configuration."""
+    return _Writer().blob(config.policy.value.encode()).blob(config.label.encode()).done()
+
+
+def decode_config(data: bytes) -> Config:
+    """Decode the volume's configuration. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Config:
+        try:
+            return Config(Policy(reader.blob().decode()), reader.blob().decode())
+        except ValueError as exc:
+            raise IntegrityError("the volume's configuration is not readable") from exc
+
+    return _decode(data, decode)
+
+
+def encode_counters(counters: Mapping[str, int]) -> bytes:
+    """Encode the running totals, in the order of their names."""
+    writer = _Writer().pack(">I", len(counters))
+    for name, value in sorted(counters.items()):
+        writer.blob(name.encode()).pack(">q", value)
+    return writer.done()
+
+
+def decode_counters(data: bytes) -> dict[str, int]:
+    """Decode the running totals. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> dict[str, int]:
+        (count,) = reader.unpack(">I")
+        counters: dict[str, int] = {}
+        for _ in range(count):
+            name = reader.blob().decode("ascii", "replace")
+            (counters[name],) = reader.unpack(">q")
+        return counters
+
+    return _decode(data, decode)
+
+
+def _state(value: int) -> ContentState:
+    try:
+        return ContentState(value)
+    except ValueError as exc:
+        raise IntegrityError("a content is in an unknown state") from exc
+
+
+def _decode(data: bytes, decode: Callable[[_Reader], _T]) -> _T:
+    reader = _Reader(data)
+    value = decode(reader)
+    reader.done()
+    return value

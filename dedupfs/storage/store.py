@@ -1,0 +1,342 @@
+"""Transactions, grouped commits and sealing, above any engine.
+
+Operations run in transactions that are atomic and see each other at once; what they changed is gathered in memory and
+handed to the engine as one batch, at most GROUP_SECONDS or GROUP_BYTES apart, or at once on `commit`. A crash therefore
+leaves the volume as it was between two operations. Records are sealed when a batch leaves for the engine and opened
+when they are read from it, so that ten changes to one inode in a second cost one encryption.
+
+Locks: `lock` (reentrant) guards the gathered changes and is held for the length of a transaction; holding it, nobody
+may wait for anything but memory. `_commit_lock` is held by the one thread that writes a batch, and is always taken
+before `lock`, never inside it. A third state, the batch on its way, is read-only and dropped under `lock` once durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from dedupfs.crypto.keys import Keyring
+from dedupfs.errors import StoreError, StoreFullError, StoreReadOnlyError
+from dedupfs.storage import records
+from dedupfs.storage.engine import Change, Engine
+from dedupfs.storage.records import Table
+
+log = logging.getLogger(__name__)
+
+GROUP_SECONDS = 1.0
+GROUP_BYTES = 32 << 20
+_CACHED_RECORDS = 50_000
+_COUNTERS_KEY = b"counters"
+
+_Changes = dict[bytes, bytes | None]
+
+
+class Store:
+    """The tables of one volume, in the clear for its own process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        keyring: Keyring,
+        *,
+        read_only: bool = False,
+        group_seconds: float = GROUP_SECONDS,
+        group_bytes: int = GROUP_BYTES,
+    ) -> None:
+        self.engine = engine
+        self.keyring = keyring
+        self.read_only = read_only
+        self.lock = threading.RLock()
+        self._group_seconds = group_seconds
+        self._group_bytes = group_bytes
+        self._gathered = _Batch()
+        self._leaving = _Batch()
+        self._generation = 0
+        self._leaving_generation = 0
+        self._durable_generation = 0
+        self._cache: OrderedDict[tuple[str, bytes], bytes | None] = OrderedDict()
+        self._transaction: Transaction | None = None
+        self._commit_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._failure: StoreError | None = None
+        with self.lock:
+            stored = self.get(records.VOLUME, _COUNTERS_KEY)
+        self._counters = records.decode_counters(stored) if stored else {}
+        self._committer: threading.Thread | None = None
+        if not read_only:
+            self._committer = threading.Thread(target=self._commit_now_and_then, name="committer", daemon=True)
+            self._committer.start()
+
+    # Reading
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return the value in the clear, or None. Raises IntegrityError."""
+        with self.lock:
+            for batch in self._batches():
+                changes = batch.tables.get(table)
+                if changes is not None and key in changes:
+                    return changes[key]
+            if table.sealed:
+                slot = (table.name, key)
+                if slot in self._cache:
+                    self._cache.move_to_end(slot)
+                    return self._cache[slot]
+                with self.engine.snapshot() as snapshot:
+                    value = self._opened(table, key, snapshot.get(table.name, key))
+                self._remember(slot, value)
+                return value
+        # Values of the other tables are large and never change under one key, so they are read without the lock.
+        with self.engine.snapshot() as snapshot:
+            return snapshot.get(table.name, key)
+
+    def has(self, table: Table, key: bytes) -> bool:
+        """Whether the key is there."""
+        return self.get(table, key) is not None
+
+    def scan(self, table: Table, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
+        """Return keys and values in the clear, in the order of the keys.
+
+        The prefix is empty or exactly `table.group_bytes` long. Raises IntegrityError.
+        """
+        with self.lock:
+            changes: _Changes = {}
+            for batch in reversed(self._batches()):
+                changes.update(batch.group(table, prefix))
+            found: dict[bytes, bytes] = {}
+            with self.engine.snapshot() as snapshot:
+                for key, value in snapshot.scan(table.name, prefix):
+                    if key not in changes:
+                        found[key] = value
+            result: dict[bytes, bytes] = {}
+            for key, value in found.items():
+                cached = self._cache.get((table.name, key)) if table.sealed else None
+                opened = cached if cached is not None else self._opened(table, key, value)
+                assert opened is not None
+                result[key] = opened
+                if table.sealed and cached is None and prefix:
+                    self._remember((table.name, key), opened)
+            result.update((key, value) for key, value in changes.items() if value is not None)
+        return sorted(result.items())
+
+    def keys(self, table: Table) -> list[bytes]:
+        """Return all keys of a table, in order, without opening the values."""
+        with self.lock:
+            changes: _Changes = {}
+            for batch in reversed(self._batches()):
+                changes.update(batch.group(table, b""))
+            with self.engine.snapshot() as snapshot:
+                stored = {key for key, _ in snapshot.scan(table.name)}
+        gone = {key for key, value in changes.items() if value is None}
+        return sorted((stored | changes.keys()) - gone)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """The running totals, as of the last finished transaction."""
+        with self.lock:
+            return dict(self._counters)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that have not reached the engine yet."""
+        return self._gathered.size_bytes + self._leaving.size_bytes
+
+    # Writing
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Run a block whose changes happen together or, if it raises, not at all. Nested blocks join the outer one.
+
+        Raises:
+            StoreReadOnlyError: the volume is open for reading only.
+            StoreFullError: too much is waiting for a disk that stays full.
+        """
+        with self.lock:
+            if self._transaction is not None:
+                yield self._transaction
+                return
+            if self.read_only:
+                raise StoreReadOnlyError("the volume is open for reading only")
+            if self._failure is not None and self._gathered.size_bytes > self._group_bytes:
+                raise self._failure
+            transaction = Transaction(self)
+            self._transaction = transaction
+            try:
+                yield transaction
+            finally:
+                self._transaction = None
+            self._gather(transaction)
+            for notice in transaction.notices:
+                notice()
+
+    def commit(self) -> None:
+        """Return when everything that finished before the call is durable.
+
+        Raises:
+            StoreFullError: the disk is full; nothing is lost, and a later commit tries again.
+            StoreError: it failed otherwise; nothing is lost either.
+        """
+        with self.lock:
+            wanted = self._generation
+        with self._commit_lock:
+            if self._durable_generation < wanted:
+                self._write_batch()
+
+    def wait_for_room(self) -> None:
+        """Block while more is gathered than a batch may hold; writers of bulk data call this between transactions."""
+        if self._gathered.size_bytes > self._group_bytes:
+            self.commit()
+
+    def close(self) -> None:
+        """Commit and release the engine, whatever happens. Raises what `commit` raises."""
+        self._closing = True
+        self._wake.set()
+        if self._committer is not None:
+            self._committer.join()
+        try:
+            if not self.read_only:
+                self.commit()
+        finally:
+            self.engine.close()
+
+    # Inside
+
+    def _batches(self) -> list[_Batch]:
+        """Return what is not with the engine yet, latest first; under the lock."""
+        own = [] if self._transaction is None else [self._transaction.changes]
+        return [*own, self._gathered, self._leaving]
+
+    def _gather(self, transaction: Transaction) -> None:
+        if not transaction.changes.tables:
+            return
+        self._gathered.merge(transaction.changes)
+        for table, changes in transaction.changes.tables.items():
+            if table.sealed:
+                for key in changes:
+                    self._cache.pop((table.name, key), None)
+        if transaction.counted:
+            for name, delta in transaction.counted.items():
+                self._counters[name] = self._counters.get(name, 0) + delta
+            self._gathered.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._counters))
+            self._cache.pop((records.VOLUME.name, _COUNTERS_KEY), None)
+        self._generation += 1
+        if self._gathered.size_bytes > self._group_bytes:
+            self._wake.set()
+
+    def _write_batch(self) -> None:
+        with self.lock:
+            if not self._leaving.tables:
+                self._leaving, self._gathered = self._gathered, _Batch()
+                self._leaving_generation = self._generation
+            else:
+                # The last attempt failed; what has come since goes along.
+                self._leaving.merge(self._gathered)
+                self._gathered = _Batch()
+                self._leaving_generation = self._generation
+            leaving = self._leaving
+        try:
+            self.engine.apply(self._sealed(leaving))
+        except StoreError as exc:
+            self._failure = exc
+            raise
+        with self.lock:
+            self._failure = None
+            self._durable_generation = self._leaving_generation
+            for table, changes in leaving.tables.items():
+                if table.sealed:
+                    for key, value in changes.items():
+                        self._remember((table.name, key), value)
+            self._leaving = _Batch()
+
+    def _sealed(self, batch: _Batch) -> Iterator[Change]:
+        for table, changes in batch.tables.items():
+            for key, value in sorted(changes.items()):
+                if value is not None and table.sealed:
+                    value = self.keyring.seal_record(records.place(table, key), value)
+                yield table.name, key, value
+
+    def _opened(self, table: Table, key: bytes, value: bytes | None) -> bytes | None:
+        if value is None or not table.sealed:
+            return value
+        return self.keyring.open_record(records.place(table, key), value)
+
+    def _remember(self, slot: tuple[str, bytes], value: bytes | None) -> None:
+        self._cache[slot] = value
+        if len(self._cache) > _CACHED_RECORDS:
+            self._cache.popitem(last=False)
+
+    def _commit_now_and_then(self) -> None:
+        while not self._closing:
+            self._wake.wait(self._group_seconds)
+            self._wake.clear()
+            try:
+                self.commit()
+            except StoreFullError:
+                log.warning("the disk below the volume is full; changes are held in memory until there is room")
+            except Exception:
+                log.exception("a group of changes could not be written; it is held in memory and tried again")
+                self._wake.wait(self._group_seconds)
+
+
+class Transaction:
+    """Changes of one atomic operation. Reading the store on the thread that runs the block sees them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.changes = _Batch()
+        self.counted: dict[str, int] = {}
+        self.notices: list[Callable[[], None]] = []
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        """Set a value."""
+        self.changes.put(table, key, value)
+
+    def delete(self, table: Table, key: bytes) -> None:
+        """Remove a key, whether or not it is there."""
+        self.changes.put(table, key, None)
+
+    def count(self, name: str, delta: int) -> None:
+        """Add to one of the volume's running totals."""
+        if delta:
+            self.counted[name] = self.counted.get(name, 0) + delta
+
+    def afterwards(self, notice: Callable[[], None]) -> None:
+        """Have something done, still under the store's lock, once the changes stand; not at all if they do not."""
+        self.notices.append(notice)
+
+    def next_number(self, name: str) -> int:
+        """Return 1, 2, 3 ... over the life of the volume."""
+        key = name.encode()
+        stored = self._store.get(records.VOLUME, key)
+        number = records.decode_number(stored) if stored else 1
+        self.put(records.VOLUME, key, records.encode_number(number + 1))
+        return number
+
+
+class _Batch:
+    """Changes on their way to the engine, kept by table and, where a table is asked by group, by group too."""
+
+    def __init__(self) -> None:
+        self.tables: dict[Table, _Changes] = {}
+        self.size_bytes = 0
+        self._groups: dict[tuple[Table, bytes], _Changes] = {}
+
+    def put(self, table: Table, key: bytes, value: bytes | None) -> None:
+        self.tables.setdefault(table, {})[key] = value
+        self.size_bytes += len(key) + len(value or b"")
+        if table.group_bytes:
+            self._groups.setdefault((table, key[: table.group_bytes]), {})[key] = value
+
+    def group(self, table: Table, prefix: bytes) -> _Changes:
+        if not prefix:
+            return self.tables.get(table, {})
+        assert len(prefix) == table.group_bytes
+        return self._groups.get((table, prefix), {})
+
+    def merge(self, later: _Batch) -> None:
+        for table, changes in later.tables.items():
+            for key, value in changes.items():
+                self.put(table, key, value)

@@ -1,0 +1,160 @@
+"""A volume: one directory with its header and its database, opened by one writer at most.
+
+Wires the tables together and guards the directory with an advisory lock on the directory itself, so that no lock file
+can be left behind. Readers need no lock: they see the state of the last commit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from dedupfs.crypto import keys
+from dedupfs.crypto.keys import Keyring, ScryptCost
+from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreLockedError, StoreNotFoundError, UsageError
+from dedupfs.storage import header as headers
+from dedupfs.storage import records
+from dedupfs.storage.chunks import Chunks
+from dedupfs.storage.clusters import Clusters
+from dedupfs.storage.contents import Contents
+from dedupfs.storage.lmdb_engine import INITIAL_MAP_BYTES, LmdbEngine
+from dedupfs.storage.metadata import Metadata
+from dedupfs.storage.records import Config
+from dedupfs.storage.similarity import SimilarityIndex
+from dedupfs.storage.store import GROUP_SECONDS, Store
+
+log = logging.getLogger(__name__)
+
+_CONFIG_KEY = b"config"
+
+
+class Volume:
+    """An open volume. Close it; everything not committed before is lost otherwise."""
+
+    def __init__(self, directory: Path, store: Store, config: Config, lock_descriptor: int | None) -> None:
+        self.directory = directory
+        self.store = store
+        self.config = config
+        self.metadata = Metadata(store)
+        self.chunks = Chunks(store)
+        self.clusters = Clusters(store, SimilarityIndex(store))
+        self.contents = Contents(store, self.chunks, self.clusters)
+        self._lock_descriptor = lock_descriptor
+
+    def close(self) -> None:
+        """Commit, and let others in. Raises what Store.commit raises."""
+        try:
+            self.store.close()
+        finally:
+            if self._lock_descriptor is not None:
+                os.close(self._lock_descriptor)
+                self._lock_descriptor = None
+
+
+def create_volume(directory: Path, passphrase: bytes, config: Config, cost: ScryptCost | None = None) -> None:
+    """Make a volume in a directory that is new or empty.
+
+    The header is written last: until then the directory is no volume, and a failure leaves nothing that looks like one.
+    Raises:
+        UsageError: the directory holds something.
+        StoreError: it cannot be made.
+    """
+    made = not directory.exists()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise UsageError(f"{directory} is not empty")
+    except OSError as exc:
+        raise StoreError(f"cannot make a volume in {directory}: {exc.strerror}") from exc
+    try:
+        volume_key = keys.new_volume_key()
+        header = headers.new_header(volume_key, passphrase, cost or ScryptCost())
+        engine = LmdbEngine(directory, [table.name for table in records.TABLES], create=True)
+        store = Store(engine, Keyring(volume_key))
+        try:
+            with store.transaction() as transaction:
+                transaction.put(records.VOLUME, _CONFIG_KEY, records.encode_config(config))
+        finally:
+            store.close()
+        headers.write_header(directory, header)
+    except (OSError, StoreError, IntegrityError) as exc:
+        for path in directory.iterdir():
+            path.unlink()
+        if made:
+            directory.rmdir()
+        if isinstance(exc, OSError):
+            raise StoreFullError(f"cannot make a volume in {directory}: {exc.strerror}") from exc
+        raise
+
+
+def unlock(directory: Path, passphrase: bytes) -> bytes:
+    """Return the volume key. Raises StoreNotFoundError, FormatVersionError, IntegrityError or WrongKeyError."""
+    if not directory.is_dir():
+        raise StoreNotFoundError(f"{directory} is not a dedupfs volume: there is no such directory")
+    return headers.read_header(directory).unlock(passphrase)
+
+
+def open_volume(
+    directory: Path,
+    volume_key: bytes,
+    *,
+    read_only: bool = False,
+    group_seconds: float = GROUP_SECONDS,
+    initial_map_bytes: int = INITIAL_MAP_BYTES,
+) -> Volume:
+    """Open a volume with its key.
+
+    Raises:
+        StoreLockedError: somebody else writes to it; the text names the process.
+        StoreError, IntegrityError: its database cannot be opened.
+    """
+    descriptor = None if read_only else lock_directory(directory)
+    try:
+        engine = LmdbEngine(
+            directory,
+            [table.name for table in records.TABLES],
+            read_only=read_only,
+            initial_map_bytes=initial_map_bytes,
+        )
+        try:
+            store = Store(engine, Keyring(volume_key), read_only=read_only, group_seconds=group_seconds)
+            stored = store.get(records.VOLUME, _CONFIG_KEY)
+            if stored is None:
+                raise IntegrityError("the volume has lost its configuration")
+            return Volume(directory, store, records.decode_config(stored), descriptor)
+        except BaseException:
+            engine.close()
+            raise
+    except BaseException:
+        if descriptor is not None:
+            os.close(descriptor)
+        raise
+
+
+def lock_directory(directory: Path) -> int:
+    """Take the writer's lock and return the descriptor that holds it. Raises StoreLockedError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise StoreLockedError(f"{directory} is in use by {holder}") from exc
+    return descriptor
+
+
+def _holder(descriptor: int) -> str:
+    """Name the process that holds the lock, as far as the kernel tells (see proc_locks(5))."""
+    info = os.fstat(descriptor)
+    wanted = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and wanted in fields:
+                pid = fields[fields.index(wanted) - 1]
+                return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    except OSError:
+        log.debug("the holder of the lock cannot be named", exc_info=True)
+    return "another process"
