@@ -1,0 +1,467 @@
+"""Open files: from the first write, or the first open, until the bytes are stored and nobody has the file open.
+
+A file's bytes live in a spool from the first write until they are stored. Files that could be pictures are handed to
+the ingest pipeline at their last close and stay in memory until it has decided; everything else is stored at its last
+close, large files step by step while they are written. `fsync`, age and the memory budget store a file exactly at
+once, and the decision replaces that later.
+
+Locks: `OpenFile.lock` before the store's lock (see `handles`); no two files' locks are ever held at once. Expensive
+work (sealing, rendering, waiting) happens outside the store's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from dedupfs.errors import (
+    BadHandleError,
+    DedupfsError,
+    EntryNotFoundError,
+    FileTooLargeError,
+    InvalidRequestError,
+    IsDirectoryError,
+    StoreError,
+    StoreReadOnlyError,
+)
+from dedupfs.filesystem.handles import Handle, HandleTable, OpenFile
+from dedupfs.filesystem.inodes import Inodes
+from dedupfs.filesystem.namespace import Lost
+from dedupfs.filesystem.room import Room
+from dedupfs.filesystem.spool import EmptySource, LayoutSource, Source, Spool
+from dedupfs.filesystem.subject import FileSubject
+from dedupfs.ingest.pipeline import HEAD_BYTES, Pipeline
+from dedupfs.ingest.renderer import Renderer
+from dedupfs.model import ContentId, InodeNo
+from dedupfs.storage.records import ContentState, Exact, Inode
+from dedupfs.storage.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 1 << 53
+STEP_BYTES = 32 << 20
+"""A large file that is no picture is stored whenever so much of it has been written."""
+SPOOL_BUDGET_BYTES = 192 << 20
+"""Written bytes that wait in memory, over all files, before the oldest are stored undecided."""
+UNSAVED_MAX_SECONDS = 30.0
+"""Nothing that was written stays in memory alone for longer; the kernel's own default for dirty pages."""
+_TEND_SECONDS = 5.0
+
+
+class Files:
+    """Every file of a volume that is open or has bytes to be stored."""
+
+    def __init__(
+        self, volume: Volume, inodes: Inodes, pipeline: Pipeline, renderer: Renderer, spool_budget_bytes: int
+    ) -> None:
+        self._volume = volume
+        self._store = volume.store
+        self._metadata = volume.metadata
+        self._contents = volume.contents
+        self.inodes = inodes
+        self._pipeline = pipeline
+        self._renderer = renderer
+        self._budget_bytes = spool_budget_bytes
+        self._files: dict[InodeNo, OpenFile] = {}
+        self._handles = HandleTable()
+        self._seen: dict[InodeNo, tuple[ContentId | None, int]] = {}
+        self._pins: Counter[ContentId] = Counter()
+        self._spooled_bytes = 0
+        self._spooled_lock = threading.Lock()
+        self.room = Room(volume.store)
+        self._stopping = threading.Event()
+        self._tender: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look after files that stay unsaved for long."""
+        self._tender = threading.Thread(target=self._tend, name="tender", daemon=True)
+        self._tender.start()
+
+    def stop(self) -> None:
+        """End what `start` began."""
+        self._stopping.set()
+        if self._tender is not None:
+            self._tender.join()
+
+    def find(self, number: InodeNo) -> OpenFile | None:
+        """Return what is in memory of an inode; under the store's lock."""
+        return self._files.get(number)
+
+    # Handles
+
+    def open(self, number: InodeNo, *, readable: bool, writable: bool, append: bool = False) -> int:
+        """Open a file and return the handle."""
+        if writable and self._store.read_only:
+            raise StoreReadOnlyError("the volume is open for reading only")
+        with self._store.lock:
+            inode = self._metadata.inode(number)
+            if stat.S_ISDIR(inode.mode):
+                raise IsDirectoryError("is a directory")
+            file = self._acquire(number, inode)
+            state = (inode.content, self._pipeline.replacements(inode.content))
+            # Two names of one inode are two files to the kernel, each with pages of its own.
+            keep_cache = self._seen.get(number) == state and inode.nlink == 1
+            self._seen[number] = state
+            return self._handles.add(Handle(file, readable, writable, append, keep_cache))
+
+    def handle(self, number: int) -> Handle:
+        """Return an open handle. Raises BadHandleError."""
+        return self._handles.get(number)
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes, fewer only at the end of the file. Raises IntegrityError for damage."""
+        opened = self._handles.get(handle)
+        if not opened.readable:
+            raise BadHandleError("not open for reading")
+        file = opened.file
+        if file.spool is not None:
+            with file.lock:
+                if file.spool is not None:
+                    return file.spool.read(offset, size)
+        return self._source(file).read(offset, size)
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write at any offset and return the number of bytes. Raises StoreFullError."""
+        opened = self._handles.get(handle)
+        if not opened.writable:
+            raise BadHandleError("not open for writing")
+        self._check_size(offset + len(data))
+        self.room.check(len(data), self._spooled_bytes)
+        if self._spooled_bytes > self._budget_bytes:
+            self._relieve()
+        file = opened.file
+        with file.lock:
+            spool = self._writable_spool(file)
+            held = spool.memory_bytes
+            spool.write(spool.size if opened.append else offset, data)
+            self._account(spool.memory_bytes - held)
+            self._stamp(file)
+            if spool.memory_bytes >= STEP_BYTES and not self._is_candidate(spool):
+                self._save(file)
+        return len(data)
+
+    def flush(self, handle: int) -> None:
+        """Called at every close of a descriptor; bytes are stored at the last one."""
+        self._handles.get(handle)
+
+    def fsync(self, handle: int) -> None:
+        """Return when the bytes and attributes of the file are durable. Raises StoreFullError."""
+        file = self._handles.get(handle).file
+        with file.lock:
+            if file.unsaved:
+                self._save(file)
+            else:
+                self._finish_empty(file)
+        self._store.commit()
+
+    def release(self, handle: int) -> None:
+        """Close a handle."""
+        with self._store.lock:
+            file = self._handles.remove(handle).file
+        self._let_close(file)
+
+    def truncate(self, number: InodeNo, size: int) -> None:
+        """Cut a file, or let it grow with zero bytes."""
+        self._check_size(size)
+        with self._borrowed(number) as file, file.lock:
+            self._writable_spool(file).truncate(size)
+            self._stamp(file)
+
+    # The last name, and the last close
+
+    def let_go(self, lost: Lost) -> None:
+        """Remove an inode that has lost its last name, or note that it must go with its last handle."""
+        if lost.nlink:
+            return
+        with self._store.transaction() as transaction:
+            file = self._files.get(lost.inode)
+            if file is not None and file.handles:
+                self._metadata.set_orphan(transaction, lost.inode)
+                return
+            self.inodes.delete(transaction, lost.inode)
+            if file is not None:
+                file.generation += 1
+                file.unsaved = file.queued = False
+                self._forget(file)
+
+    def save_now(self, number: InodeNo) -> None:
+        """Store the bytes of a file exactly if they are in memory alone."""
+        file = self._files.get(number)
+        if file is not None and file.unsaved:
+            with file.lock:
+                if file.unsaved:
+                    self._save(file)
+
+    # The whole
+
+    def unsettled(self) -> int:
+        """Return how many files still wait for a decision or to be stored."""
+        with self._store.lock:
+            unsaved = sum(1 for file in self._files.values() if file.unsaved and not file.queued)
+        return unsaved + self._pipeline.waiting()
+
+    def settle(self) -> None:
+        """Return when every closed file is decided and everything is durable. Raises StoreFullError, StoreError."""
+        if self._store.read_only:
+            return
+        for file in self._in_memory():
+            if file.unsaved and not file.queued and not file.handles:
+                self._last_close(file, strict=True)
+        self._pipeline.wait_idle()
+        for file in self._in_memory():
+            with file.lock:
+                if file.unsaved:
+                    self._save(file)
+        self._store.commit()
+
+    def content_in_use(self, content: ContentId) -> bool:
+        """Whether somebody reads a content that is stored; called under the store's lock."""
+        return self._pins[content] > 0
+
+    # Called by FileSubject, under the store's lock
+
+    def settled(self, file: OpenFile, content: ContentId | None) -> None:
+        """Note in memory that the file's bytes are stored as this content."""
+        self._pin(file, content)
+        file.unsaved = False
+        file.queued = False
+        file.mtime_ns = file.ctime_ns = None
+        if not file.handles:
+            self._forget(file)
+
+    def store_attributes(self, inode: Inode, file: OpenFile) -> Inode:
+        """Return the inode's record with what the file knows better."""
+        assert file.spool is not None
+        return replace(
+            inode,
+            size=file.spool.size,
+            mtime_ns=file.mtime_ns if file.mtime_ns is not None else inode.mtime_ns,
+            ctime_ns=max(inode.ctime_ns, file.ctime_ns or 0),
+        )
+
+    # Inside
+
+    def _acquire(self, number: InodeNo, inode: Inode) -> OpenFile:
+        file = self._files.get(number)
+        if file is None:
+            file = self._files[number] = OpenFile(number)
+        if not file.handles and file.spool is None:
+            self._pin(file, inode.content)
+        file.handles += 1
+        return file
+
+    @contextmanager
+    def _borrowed(self, number: InodeNo) -> Iterator[OpenFile]:
+        with self._store.lock:
+            inode = self._metadata.inode(number)
+            if stat.S_ISDIR(inode.mode):
+                raise IsDirectoryError("is a directory")
+            if not stat.S_ISREG(inode.mode):
+                raise InvalidRequestError("not a regular file")
+            if self._store.read_only:
+                raise StoreReadOnlyError("the volume is open for reading only")
+            file = self._acquire(number, inode)
+        try:
+            yield file
+        finally:
+            self._let_close(file)
+
+    def _let_close(self, file: OpenFile) -> None:
+        with self._store.lock:
+            file.handles -= 1
+            if file.handles:
+                return
+        self._last_close(file, strict=False)
+
+    def _last_close(self, file: OpenFile, *, strict: bool) -> None:
+        """Hand the bytes to the pipeline or store them; without `strict` a failure leaves them in memory for later."""
+        with file.lock:
+            if self._store.read_only:
+                with self._store.lock:
+                    if not file.handles:
+                        self._forget(file)
+                return
+            try:
+                if self._remove_orphan(file):
+                    return
+                if file.unsaved and file.spool is not None and self._is_candidate(file.spool):
+                    with self._store.lock:
+                        if file.handles or file.queued:
+                            return
+                        file.queued = True
+                        self._pipeline.submit(FileSubject(self, self._volume, file))
+                    return
+                if file.unsaved:
+                    self._save(file)
+                else:
+                    self._finish_empty(file)
+            except DedupfsError as exc:
+                if strict:
+                    raise
+                log.error("inode %d could not be stored yet: %s", file.inode, exc)
+                return
+            with self._store.lock:
+                if not file.handles and not file.unsaved:
+                    self._forget(file)
+                    self._pipeline.look_again()
+
+    def _remove_orphan(self, file: OpenFile) -> bool:
+        with self._store.transaction() as transaction:
+            try:
+                nlink = self._metadata.inode(file.inode).nlink
+            except EntryNotFoundError:
+                return True
+            if nlink or file.handles:
+                return False
+            self.inodes.delete(transaction, file.inode)
+            file.generation += 1
+            file.unsaved = file.queued = False
+            self._forget(file)
+            self._pipeline.look_again()
+            return True
+
+    def _finish_empty(self, file: OpenFile) -> None:
+        """Note that a file to which nothing was written is whole."""
+        with self._store.lock:
+            if self._store.read_only:
+                return
+            with self._store.transaction() as transaction:
+                if self._metadata.unfinished(file.inode) is not None:
+                    self._metadata.set_unfinished(transaction, file.inode, None)
+
+    def _forget(self, file: OpenFile) -> None:
+        """Drop what is in memory for a file; under the store's lock."""
+        if file.spool is not None:
+            self._account(-file.spool.memory_bytes)
+            file.spool = None
+        file.source = None
+        self._pin(file, None)
+        if self._files.get(file.inode) is file:
+            del self._files[file.inode]
+
+    def _pin(self, file: OpenFile, content: ContentId | None) -> None:
+        if file.content is not None:
+            self._pins[file.content] -= 1
+            if not self._pins[file.content]:
+                del self._pins[file.content]
+        file.content = content
+        if content is not None:
+            self._pins[content] += 1
+
+    def _source(self, file: OpenFile) -> Source:
+        with self._store.lock:
+            if file.source is None:
+                file.source = self._open_content(file.content)
+            return file.source
+
+    def _open_content(self, content_id: ContentId | None) -> Source:
+        if content_id is None:
+            return EmptySource()
+        content = self._contents.get(content_id)
+        if isinstance(content, Exact):
+            return LayoutSource(self._contents, content.layout)
+        return self._renderer.source(content)
+
+    def _writable_spool(self, file: OpenFile) -> Spool:
+        """Return the file's spool and void decisions about older bytes; under the file's lock."""
+        if file.spool is None:
+            file.spool = Spool(self._source(file))
+        if not file.unsaved:
+            with self._store.lock:
+                file.unsaved = True
+                file.queued = False
+                file.generation += 1
+        return file.spool
+
+    def _stamp(self, file: OpenFile) -> None:
+        file.mtime_ns = file.ctime_ns = self.inodes.now_ns()
+
+    def _is_candidate(self, spool: Spool) -> bool:
+        return self._pipeline.wants(spool.read(0, HEAD_BYTES), spool.size)
+
+    def _save(self, file: OpenFile) -> None:
+        """Store the spool's bytes exactly; under the file's lock. Raises StoreFullError."""
+        spool = file.spool
+        assert spool is not None
+        candidate = self._is_candidate(spool)
+        if candidate:
+            data = spool.data()
+            prepared = self._contents.prepare(data, self._pipeline.cuts(data))
+        else:
+            prepared = spool.prepare(self._contents)
+        with self._store.transaction() as transaction:
+            inode = self._metadata.inode(file.inode)
+            content: ContentId | None = None
+            if not prepared.layout.size:
+                if inode.content is not None:
+                    self._contents.unlink(transaction, inode.content)
+            elif candidate:
+                content = self._contents.store_exact(transaction, prepared, ContentState.UNDECIDED)
+                self._contents.link(transaction, content)
+                if inode.content is not None:
+                    self._contents.unlink(transaction, inode.content)
+            else:
+                content = self._contents.succeed(transaction, inode.content, prepared)
+            inode = replace(self.store_attributes(inode, file), content=content)
+            self.inodes.put_content(transaction, file.inode, inode)
+            self._metadata.set_unfinished(transaction, file.inode, None)
+        with self._store.lock:
+            self._pin(file, content)
+            file.unsaved = False
+            file.mtime_ns = file.ctime_ns = None
+            # A picture stays in memory while it is open: the decision may replace what is stored.
+            if not candidate and (content is None or isinstance(self._contents.find(content), Exact)):
+                self._account(-spool.memory_bytes)
+                spool.rebase(LayoutSource(self._contents, prepared.layout))
+        self._store.wait_for_room()
+
+    def _relieve(self) -> None:
+        """Store the files that have waited longest until the spools are within their budget."""
+        for file in self._in_memory():
+            if self._spooled_bytes <= self._budget_bytes:
+                return
+            with file.lock:
+                if file.unsaved:
+                    self._save(file)
+                with self._store.lock:
+                    if not file.handles and not file.unsaved:
+                        self._forget(file)
+
+    def _in_memory(self) -> list[OpenFile]:
+        with self._store.lock:
+            return [file for file in self._files.values() if file.spool is not None]
+
+    def _tend(self) -> None:
+        """Store what has been in memory alone for too long."""
+        since: dict[OpenFile, tuple[int, float]] = {}
+        while not self._stopping.wait(_TEND_SECONDS):
+            now = time.monotonic()
+            unsaved = [file for file in self._in_memory() if file.unsaved]
+            since = {file: since.get(file, (file.generation, now)) for file in unsaved}
+            for file, (generation, first_seen) in since.items():
+                if generation != file.generation or now - first_seen < UNSAVED_MAX_SECONDS:
+                    continue
+                try:
+                    with file.lock:
+                        if file.unsaved:
+                            self._save(file)
+                except StoreError as exc:
+                    log.warning("inode %d could not be stored yet: %s", file.inode, exc)
+                except DedupfsError:
+                    log.exception("inode %d could not be stored", file.inode)
+
+    def _account(self, delta_bytes: int) -> None:
+        with self._spooled_lock:
+            self._spooled_bytes += delta_bytes
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_FILE_BYTES:
+            raise FileTooLargeError(f"a file has at most {MAX_FILE_BYTES} bytes")
+        if size < 0:
+            raise InvalidRequestError("a file cannot have a negative size")

@@ -1,0 +1,308 @@
+"""FileSystem: one method per POSIX operation, on inodes and handles; knows nothing of FUSE.
+
+Names, attributes and extended attributes are here; the bytes of files are the business of `files`. Every operation is
+one transaction of the store, so that it happens as a whole or not at all. A new file whose bytes are not stored yet is
+noted as unfinished, so that a crash leaves it whole or absent; an old one keeps its old bytes until the new ones are
+stored.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+from dedupfs.errors import (
+    AttributeTooLargeError,
+    EntryExistsError,
+    InvalidRequestError,
+    NameTooLongError,
+    NoAttributeError,
+    NotDirectoryError,
+    NotSupportedError,
+)
+from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
+from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
+from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, NAME_MAX_BYTES, Namespace
+from dedupfs.filesystem.recovery import make_root, recover
+from dedupfs.ingest.pipeline import Pipeline
+from dedupfs.ingest.renderer import Renderer
+from dedupfs.model import InodeNo
+from dedupfs.storage.records import Entry, Xattr
+from dedupfs.storage.volume import Volume
+
+XATTR_MAX_BYTES = 64 << 10
+XATTR_TOTAL_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What `statfs` reports, in bytes and inodes."""
+
+    total_bytes: int
+    free_bytes: int
+    files: int
+
+
+class FileSystem:
+    """The files of one volume."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        pipeline: Pipeline,
+        renderer: Renderer,
+        *,
+        spool_budget_bytes: int = SPOOL_BUDGET_BYTES,
+    ) -> None:
+        """Bring the volume into order after a crash, make a root where there is none, and go on with what is undecided.
+
+        Raises:
+            StoreError, IntegrityError: the volume cannot be brought into order.
+        """
+        self._volume = volume
+        self._store = volume.store
+        self._metadata = volume.metadata
+        self._contents = volume.contents
+        self._pipeline = pipeline
+        self._renderer = renderer
+        self._inodes = Inodes(volume)
+        self._names = Namespace(volume, self._inodes)
+        self.files = Files(volume, self._inodes, pipeline, renderer, spool_budget_bytes)
+        if not self._store.read_only:
+            make_root(volume, self._inodes)
+            recover(volume, self._inodes)
+            pipeline.start(self.files.content_in_use)
+            self.files.start()
+
+    # Names
+
+    def lookup(self, parent: InodeNo, name: bytes) -> InodeNo:
+        """Return the inode of a name. Raises EntryNotFoundError, NotDirectoryError, NameTooLongError."""
+        return self._names.lookup(parent, name)
+
+    def list_directory(self, directory: InodeNo) -> list[Entry]:
+        """Return the entries of a directory, with . and .. first."""
+        with self._store.lock:
+            if not stat.S_ISDIR(self._metadata.inode(directory).mode):
+                raise NotDirectoryError("not a directory")
+            dots = [Entry(directory, stat.S_IFDIR, b"."), Entry(self._names.parent_of(directory), stat.S_IFDIR, b"..")]
+            return dots + self._names.list(directory)
+
+    def make_directory(self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int) -> InodeNo:
+        """Make a directory and return its inode."""
+        with self._store.transaction() as transaction:
+            self._names.check_free(parent, name)
+            above = self._metadata.inode(parent)
+            inherited = above.mode & stat.S_ISGID
+            number = self._inodes.make(
+                transaction,
+                stat.S_IFDIR | mode & PERMISSION_BITS | inherited,
+                uid,
+                above.gid if inherited else gid,
+                parent=parent,
+            )
+            self._names.enter(transaction, parent, name, number)
+            return number
+
+    def make_node(self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int, rdev: int = 0) -> InodeNo:
+        """Make an empty file, a pipe, a socket or a device and return its inode."""
+        return self._make(parent, name, mode, uid, gid, rdev=rdev)
+
+    def make_link(self, parent: InodeNo, name: bytes, target: bytes, uid: int, gid: int) -> InodeNo:
+        """Make a symbolic link and return its inode."""
+        if len(target) > LINK_TARGET_MAX_BYTES:
+            raise NameTooLongError(f"the target of a link has at most {LINK_TARGET_MAX_BYTES} bytes")
+        return self._make(parent, name, stat.S_IFLNK | 0o777, uid, gid, target=target)
+
+    def read_link(self, number: InodeNo) -> bytes:
+        """Return what a symbolic link points at. Raises InvalidRequestError for anything else."""
+        inode = self._metadata.inode(number)
+        if not stat.S_ISLNK(inode.mode):
+            raise InvalidRequestError("not a symbolic link")
+        return inode.target
+
+    def link(self, number: InodeNo, parent: InodeNo, name: bytes) -> None:
+        """Give an inode one more name."""
+        with self._store.transaction() as transaction:
+            self._names.link(transaction, number, parent, name)
+
+    def unlink(self, parent: InodeNo, name: bytes) -> None:
+        """Take a name off anything but a directory; the inode goes with its last name and handle."""
+        with self._store.transaction() as transaction:
+            lost = self._names.unlink(transaction, parent, name)
+            self.files.let_go(lost)
+
+    def remove_directory(self, parent: InodeNo, name: bytes) -> None:
+        """Remove an empty directory."""
+        with self._store.transaction() as transaction:
+            lost = self._names.rmdir(transaction, parent, name)
+            self._inodes.delete(transaction, lost.inode)
+
+    def rename(self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes) -> None:
+        """Move an entry, replacing a target; whatever happens, one of the two files is there whole."""
+        source = self._metadata.find_entry(parent, name)
+        if source is not None and self._metadata.find_entry(new_parent, new_name) is not None:
+            # Replacing a file by bytes that are in memory alone would leave neither after a crash.
+            self.files.save_now(source.inode)
+        with self._store.transaction() as transaction:
+            lost = self._names.rename(transaction, parent, name, new_parent, new_name)
+            if lost is None:
+                return
+            if stat.S_ISDIR(self._metadata.inode(lost.inode).mode):
+                self._inodes.delete(transaction, lost.inode)
+            else:
+                self.files.let_go(lost)
+
+    # Attributes
+
+    def attributes(self, number: InodeNo) -> Attributes:
+        """Return the attributes of an inode. Raises EntryNotFoundError."""
+        with self._store.lock:
+            inode = self._metadata.inode(number)
+            size, mtime_ns, ctime_ns = inode.size, inode.mtime_ns, inode.ctime_ns
+            file = self.files.find(number)
+            if file is not None and file.spool is not None:
+                size = file.spool.size
+                mtime_ns = file.mtime_ns if file.mtime_ns is not None else mtime_ns
+                ctime_ns = max(ctime_ns, file.ctime_ns or 0)
+        return Attributes(
+            number,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.rdev,
+            inode.nlink,
+            size,
+            -(-size // BLOCK_BYTES) * (BLOCK_BYTES // 512),
+            inode.atime_ns,
+            mtime_ns,
+            ctime_ns,
+        )
+
+    def set_mode(self, number: InodeNo, mode: int) -> None:
+        """Set the permission bits."""
+        with self._store.transaction() as transaction:
+            kind = stat.S_IFMT(self._metadata.inode(number).mode)
+            self._inodes.change(transaction, number, mode=kind | mode & PERMISSION_BITS)
+
+    def set_owner(self, number: InodeNo, uid: int | None, gid: int | None) -> None:
+        """Set owner and group; None leaves one alone."""
+        fields = {name: value for name, value in (("uid", uid), ("gid", gid)) if value is not None}
+        with self._store.transaction() as transaction:
+            self._inodes.change(transaction, number, **fields)
+
+    def set_times(self, number: InodeNo, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """Set times; None leaves one alone. The mtime of bytes that are not stored yet is stored with them."""
+        fields = {}
+        if atime_ns is not None:
+            fields["atime_ns"] = atime_ns
+        with self._store.transaction() as transaction:
+            file = self.files.find(number)
+            if mtime_ns is not None:
+                if file is not None and file.unsaved:
+                    file.mtime_ns = mtime_ns
+                else:
+                    fields["mtime_ns"] = mtime_ns
+            self._inodes.change(transaction, number, **fields)
+
+    def truncate(self, number: InodeNo, size: int) -> None:
+        """Cut a file, or let it grow with zero bytes."""
+        self.files.truncate(number, size)
+
+    # Extended attributes
+
+    def get_xattr(self, number: InodeNo, name: bytes) -> bytes:
+        """Return an attribute. Raises NoAttributeError."""
+        _check_xattr_name(name)
+        value = self._metadata.find_xattr(number, name)
+        if value is None:
+            raise NoAttributeError("no such attribute")
+        return value
+
+    def list_xattrs(self, number: InodeNo) -> list[bytes]:
+        """Return the names of all attributes."""
+        return [xattr.name for xattr in self._metadata.xattrs(number)]
+
+    def set_xattr(
+        self, number: InodeNo, name: bytes, value: bytes, *, create: bool = False, replace: bool = False
+    ) -> None:
+        """Set an attribute. Raises EntryExistsError, NoAttributeError, AttributeTooLargeError, NameTooLongError."""
+        _check_xattr_name(name)
+        if len(name) > NAME_MAX_BYTES:
+            raise NameTooLongError(f"the name of an attribute has at most {NAME_MAX_BYTES} bytes")
+        if len(value) > XATTR_MAX_BYTES:
+            raise AttributeTooLargeError(f"an attribute has at most {XATTR_MAX_BYTES} bytes")
+        with self._store.transaction() as transaction:
+            self._metadata.inode(number)
+            present = self._metadata.xattrs(number)
+            exists = any(xattr.name == name for xattr in present)
+            if create and exists:
+                raise EntryExistsError("the attribute exists")
+            if replace and not exists:
+                raise NoAttributeError("no such attribute")
+            total = sum(len(xattr.name) + len(xattr.value) for xattr in present if xattr.name != name)
+            if total + len(name) + len(value) > XATTR_TOTAL_MAX_BYTES:
+                raise AttributeTooLargeError(f"an inode has at most {XATTR_TOTAL_MAX_BYTES} bytes of attributes")
+            self._metadata.put_xattr(transaction, number, Xattr(name, value))
+            self._inodes.change(transaction, number)
+
+    def remove_xattr(self, number: InodeNo, name: bytes) -> None:
+        """Remove an attribute. Raises NoAttributeError."""
+        with self._store.transaction() as transaction:
+            self.get_xattr(number, name)
+            self._metadata.delete_xattr(transaction, number, name)
+            self._inodes.change(transaction, number)
+
+    # Files
+
+    def create(self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int) -> tuple[InodeNo, int]:
+        """Make a file and open it for reading and writing; return its inode and the handle."""
+        with self._store.transaction() as transaction:
+            number = self._make(parent, name, stat.S_IFREG | mode & PERMISSION_BITS, uid, gid)
+            self._metadata.set_unfinished(transaction, number, (self._metadata.entry_key(parent, name),))
+            return number, self.files.open(number, readable=True, writable=True)
+
+    def sync(self) -> None:
+        """Return when every finished operation is durable; bytes of files still undecided or open are not included."""
+        self._store.commit()
+
+    def space(self) -> Space:
+        """Return the room on the medium."""
+        counters = self._store.counters
+        total, free = self.files.room.total_and_free()
+        return Space(total, free, counters.get("files", 0) + counters.get("directories", 0))
+
+    def settle(self) -> None:
+        """Return when every closed file is decided and everything is durable. Raises StoreFullError, StoreError."""
+        self.files.settle()
+
+    def close(self) -> None:
+        """Settle, stop and close the volume; whatever fails, the volume is closed. Raises what `settle` raises."""
+        self.files.stop()
+        try:
+            self.settle()
+        finally:
+            self._pipeline.close()
+            self._renderer.close()
+            self._volume.close()
+
+    # Inside
+
+    def _make(
+        self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""
+    ) -> InodeNo:
+        if not stat.S_ISLNK(mode):
+            check_mode(mode)
+        with self._store.transaction() as transaction:
+            self._names.check_free(parent, name)
+            above = self._metadata.inode(parent)
+            group = above.gid if above.mode & stat.S_ISGID else gid
+            number = self._inodes.make(transaction, mode, uid, group, rdev=rdev, target=target)
+            self._names.enter(transaction, parent, name, number)
+            return number
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """Refuse what would have to mean something here: a tool that sets an access control list sets no mode then."""
+    if not name.startswith((b"user.", b"trusted.", b"security.")):
+        raise NotSupportedError("no such attributes here")

@@ -1,0 +1,182 @@
+"""Spool: the bytes of one file while they are being written, over what the file held before.
+
+Blocks that were written are in memory; everything else is read from the source below. A spool is not safe for use from
+several threads at once: the lock of its open file guards it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from dedupfs.storage.chunks import CHUNK_BYTES
+from dedupfs.storage.contents import Contents, PreparedLayout, is_zero
+from dedupfs.storage.records import Extent, Layout
+
+
+class Source(Protocol):
+    """Bytes that do not change."""
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """The chunks they are stored in, or None when they are made on demand."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes, fewer only at the end. Raises IntegrityError."""
+
+
+class EmptySource:
+    """No bytes."""
+
+    size = 0
+    layout: Layout | None = Layout(0, ())
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return nothing."""
+        return b""
+
+
+class LayoutSource:
+    """Bytes stored as chunks."""
+
+    def __init__(self, contents: Contents, layout: Layout) -> None:
+        self._contents = contents
+        self._layout = layout
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+        return self._layout.size
+
+    @property
+    def layout(self) -> Layout | None:
+        """Their chunks."""
+        return self._layout
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        return self._contents.read(self._layout, offset, size)
+
+
+class Spool:
+    """A file's bytes as last written."""
+
+    def __init__(self, base: Source) -> None:
+        self.size = base.size
+        self._base = base
+        self._base_limit = base.size
+        """The base's bytes count up to here; a file that was cut and grew again has zero bytes behind."""
+        self._blocks: dict[int, bytearray] = {}
+        """By number, CHUNK_BYTES apart; a block may end early, and what is missing is zero."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory held by written blocks, rounded up to whole blocks."""
+        return len(self._blocks) * CHUNK_BYTES
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes, fewer only at the end."""
+        end = min(offset + size, self.size)
+        parts: list[bytes] = []
+        while offset < end:
+            number, start = divmod(offset, CHUNK_BYTES)
+            length = min(CHUNK_BYTES - start, end - offset)
+            block = self._blocks.get(number)
+            if block is None:
+                part = self._read_base(offset, length)
+            else:
+                part = bytes(memoryview(block)[start : start + length])
+            parts.append(part if len(part) == length else part + bytes(length - len(part)))
+            offset += length
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put data at any offset; a gap before it reads as zero bytes."""
+        view = memoryview(data)
+        while view:
+            number, start = divmod(offset, CHUNK_BYTES)
+            length = min(CHUNK_BYTES - start, len(view))
+            block = self._writable(number, whole=length == CHUNK_BYTES)
+            if len(block) < start:
+                block.extend(bytes(start - len(block)))
+            block[start : start + length] = view[:length]
+            view = view[length:]
+            offset += length
+        self.size = max(self.size, offset)
+
+    def truncate(self, size: int) -> None:
+        """Cut, or grow with zero bytes."""
+        if size < self.size:
+            self._base_limit = min(self._base_limit, size)
+            last, keep = divmod(size, CHUNK_BYTES)
+            for number in [number for number in self._blocks if number >= last]:
+                if number > last or not keep:
+                    del self._blocks[number]
+                else:
+                    del self._blocks[number][keep:]
+        self.size = size
+
+    def data(self) -> bytes:
+        """Return all bytes; only for files that fit into memory."""
+        return self.read(0, self.size)
+
+    def prepare(self, contents: Contents) -> PreparedLayout:
+        """Seal the written blocks and describe the whole; what was not written keeps its chunks.
+
+        Blocks lie on a grid of CHUNK_BYTES. A chunk of the base that crosses the grid (the base was cut where image
+        data starts) is read and sealed again within the grid.
+        """
+        extents: list[Extent] = []
+        fresh = {}
+        kept = self._kept_extents()
+        numbers = sorted(self._blocks.keys() | kept.keys())
+        for number in numbers:
+            start = number * CHUNK_BYTES
+            if start >= self.size:
+                break
+            keep = kept.get(number)
+            if keep is not None and number not in self._blocks:
+                extents.extend(keep)
+                continue
+            piece = self.read(start, CHUNK_BYTES)
+            if not is_zero(piece):
+                prepared = contents.prepare_chunk(piece)
+                fresh[prepared.id] = prepared
+                extents.append(Extent(start, len(piece), prepared.id))
+        return PreparedLayout(Layout(self.size, tuple(extents)), fresh)
+
+    def rebase(self, base: Source) -> None:
+        """Go on over a source that holds just what the spool holds."""
+        self._base = base
+        self._base_limit = base.size
+        self._blocks.clear()
+
+    def _writable(self, number: int, *, whole: bool) -> bytearray:
+        block = self._blocks.get(number)
+        if block is None:
+            block = bytearray() if whole else bytearray(self._read_base(number * CHUNK_BYTES, CHUNK_BYTES))
+            self._blocks[number] = block
+        return block
+
+    def _read_base(self, offset: int, size: int) -> bytes:
+        size = min(size, self._base_limit - offset)
+        return self._base.read(offset, size) if size > 0 else b""
+
+    def _kept_extents(self) -> dict[int, list[Extent] | None]:
+        """Return the base's extents by block; None for a block whose bytes must be sealed again."""
+        layout = self._base.layout
+        kept: dict[int, list[Extent] | None] = {}
+        if layout is None:
+            return dict.fromkeys(range(-(-self._base_limit // CHUNK_BYTES)))
+        for extent in layout.extents:
+            first, last = extent.offset // CHUNK_BYTES, (extent.end - 1) // CHUNK_BYTES
+            if first == last and extent.end <= self._base_limit:
+                held = kept.setdefault(first, [])
+                if held is not None:
+                    held.append(extent)
+            else:
+                kept.update(dict.fromkeys(range(first, last + 1)))
+        return kept

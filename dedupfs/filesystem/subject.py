@@ -1,0 +1,70 @@
+"""FileSubject: a closed file as the ingest pipeline sees it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dedupfs.errors import EntryNotFoundError
+from dedupfs.filesystem.handles import OpenFile
+from dedupfs.model import ContentId
+from dedupfs.storage.records import Exact
+from dedupfs.storage.store import Transaction
+from dedupfs.storage.volume import Volume
+
+if TYPE_CHECKING:
+    from dedupfs.filesystem.files import Files
+
+
+class FileSubject:
+    """The bytes of a file as they were when it was submitted; void as soon as they change."""
+
+    def __init__(self, files: Files, volume: Volume, file: OpenFile) -> None:
+        self._files = files
+        self._volume = volume
+        self._file = file
+        self._generation = file.generation
+
+    def data(self) -> bytes | None:
+        """Return the bytes, or None when the file has changed or gone."""
+        file = self._file
+        with file.lock:
+            if not self.is_current():
+                return None
+            if file.spool is not None:
+                return file.spool.data()
+        # The memory budget has had it stored meanwhile.
+        with self._volume.store.lock:
+            if not self.is_current():
+                return None
+            try:
+                content_id = self._volume.metadata.inode(file.inode).content
+            except EntryNotFoundError:
+                return None
+            content = self._volume.contents.find(content_id) if content_id is not None else None
+        return self._volume.contents.read_all(content.layout) if isinstance(content, Exact) else None
+
+    def is_current(self) -> bool:
+        """Whether the bytes still are what the file holds."""
+        return self._file.generation == self._generation
+
+    def adopt(self, transaction: Transaction, content: ContentId) -> None:
+        """Let the inode rest on the content, which has just been stored in the same transaction."""
+        metadata, contents = self._volume.metadata, self._volume.contents
+        inode = metadata.inode(self._file.inode)
+        if inode.content != content:
+            contents.link(transaction, content)
+            if inode.content is not None:
+                contents.unlink(transaction, inode.content)
+        if self._file.unsaved:
+            inode = self._files.store_attributes(inode, self._file)
+        self._files.inodes.put_content(transaction, self._file.inode, replace(inode, content=content))
+        metadata.set_unfinished(transaction, self._file.inode, None)
+
+    def settled(self, content: ContentId) -> None:
+        """Note, after the transaction, that the file is stored."""
+        self._files.settled(self._file, content)
+
+    def failed(self) -> None:
+        """Leave the bytes in memory, to be stored when there is room."""
+        self._file.queued = False
