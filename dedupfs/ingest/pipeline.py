@@ -1,0 +1,295 @@
+"""Pipeline: decides what becomes of a finished picture, stage by stage.
+
+identify -> inspect -> candidates -> the same coded image, a rendition, a promotion, or a cluster of its own. A stage
+that declines leaves the picture to the next one; the last one stores it exactly, so that nothing is ever lost here.
+
+Decisions run on as many threads as there are workers, on copies of the bytes and without any lock. `settlement` stores
+them; when what a decision rests on has changed meanwhile, because another thread stored a likely match, it is taken
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dedupfs.errors import (
+    IngestError,
+    IntegrityError,
+    StoreError,
+    UndecodableError,
+    UnfitPictureError,
+    WorkerStartError,
+)
+from dedupfs.ingest import match
+from dedupfs.ingest.jobs import Fit, Misfit, PictureFacts, better
+from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.renderer import Renderer
+from dedupfs.ingest.settlement import Newcomer, Refit, Settlement, Subject, is_undecided
+from dedupfs.ingest.sniff import cut_points, sniff
+from dedupfs.ingest.workers import WorkerPool
+from dedupfs.model import ContentId, Policy
+from dedupfs.storage.records import Exact, Rendition
+from dedupfs.storage.store import Transaction
+from dedupfs.storage.volume import Volume
+
+log = logging.getLogger(__name__)
+
+HEAD_BYTES = 64
+"""Enough of a file's beginning to tell what it is."""
+MAX_PICTURE_BYTES = 64 << 20
+"""Longer files are stored as they come: a picture has to wait in memory for its decision."""
+_MAX_ATTEMPTS = 5
+
+
+class Pipeline:
+    """The queue of pictures and the threads that decide about them."""
+
+    def __init__(self, volume: Volume, pool: WorkerPool, renderer: Renderer) -> None:
+        self._volume = volume
+        self._contents = volume.contents
+        self._clusters = volume.clusters
+        self._pool = pool
+        self._renderer = renderer
+        self._policy = volume.config.policy
+        self._settlement = Settlement(volume)
+        self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
+        self._condition = threading.Condition()
+        self._waiting = 0
+        self._threads: list[threading.Thread] = []
+
+    def start(self, in_use: Callable[[ContentId], bool]) -> None:
+        """Start deciding, first about what an earlier mount left undecided.
+
+        `in_use` tells, under the store's lock, whether somebody reads a content that is stored.
+        """
+        self._settlement.ask_before_replacing(in_use)
+        for content in self._contents.undecided():
+            self.submit(_StoredPicture(self._volume, content))
+        self._threads = [
+            threading.Thread(target=self._work, name=f"ingest-{number}", daemon=True)
+            for number in range(self._pool.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wants(self, head: bytes, size: int) -> bool:
+        """Whether a file of this size that begins like this is a picture to decide about."""
+        return self._policy is not Policy.OFF and size <= MAX_PICTURE_BYTES and sniff(head) is not None
+
+    def cuts(self, data: bytes) -> Sequence[int]:
+        """Return where a picture's metadata and coded image meet; chunks are cut there."""
+        picture_format = sniff(data[:HEAD_BYTES])
+        return cut_points(data, picture_format) if picture_format is not None else ()
+
+    def submit(self, subject: Subject) -> None:
+        """Queue a picture. The decision is taken on another thread."""
+        with self._condition:
+            self._waiting += 1
+        self._queue.put(subject)
+
+    def look_again(self) -> None:
+        """Decide about what had to wait for readers; called when somebody has closed a file."""
+        if self._settlement.deferred:
+            for content in self._settlement.take_deferred():
+                self.submit(_StoredPicture(self._volume, content))
+
+    def replacements(self, content: ContentId | None) -> int:
+        """Return how often the way in which a content is stored has changed since the volume was opened."""
+        return self._settlement.replacements(content)
+
+    def waiting(self) -> int:
+        """Return how many pictures wait for a decision."""
+        return self._waiting + self._settlement.deferred
+
+    def wait_idle(self) -> None:
+        """Return when no decision is queued or under way."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._waiting)
+
+    def close(self) -> None:
+        """Stop the threads and the workers, each after what it is at."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._pool.close()
+
+    def _work(self) -> None:
+        while (subject := self._queue.get()) is not None:
+            try:
+                self._decide(subject)
+            except StoreError as exc:
+                log.warning("a picture could not be stored yet: %s", exc)
+                subject.failed()
+            except Exception:
+                log.exception("no decision could be taken about a picture; it is kept as it is")
+                subject.failed()
+            finally:
+                with self._condition:
+                    self._waiting -= 1
+                    self._condition.notify_all()
+
+    def _decide(self, subject: Subject) -> None:
+        data = subject.data()
+        if data is None:
+            return
+        cuts = self.cuts(data)
+        layout = self._contents.describe(data, cuts)
+        newcomer = Newcomer(subject, data, cuts, layout, self._contents.identify(layout))
+        if self._is_there(newcomer):
+            return
+        try:
+            self._look_at(newcomer)
+        except WorkerStartError as exc:
+            log.error("%s; a picture stays undecided until the next mount", exc)
+            self._settlement.undecided(newcomer)
+
+    def _look_at(self, newcomer: Newcomer) -> None:
+        try:
+            facts: PictureFacts = self._pool.call("inspect", newcomer.data)
+        except WorkerStartError:
+            raise
+        except UnfitPictureError:
+            self._settlement.apart(newcomer, whatever_came_meanwhile=True)
+            return
+        except IngestError as exc:
+            if not isinstance(exc, UndecodableError):
+                log.warning("a picture of %d bytes was too much for its worker: %s", len(newcomer.data), exc)
+            self._settlement.undecodable(newcomer)
+            return
+        for _ in range(_MAX_ATTEMPTS):
+            near = match.candidates(self._clusters, facts.fingerprint) if facts.fingerprint is not None else []
+            newcomer = replace(newcomer, facts=facts, candidates=near)
+            if self._is_there(newcomer) or self._place(newcomer, facts):
+                return
+        self._settlement.apart(newcomer, whatever_came_meanwhile=True)
+
+    def _is_there(self, newcomer: Newcomer) -> bool:
+        """Return whether the very same bytes were stored, and decided about, before."""
+        existing = self._contents.find(newcomer.content)
+        if existing is None or is_undecided(existing):
+            return False
+        return self._settlement.same(newcomer, existing, sound=self._is_sound(existing))
+
+    def _is_sound(self, existing: Exact | Rendition) -> bool:
+        """Whether a rendition can be read; its exact twin is not dropped for one that cannot.
+
+        Chunks of an exact content are looked at, and healed, one by one when they are linked.
+        """
+        if isinstance(existing, Exact):
+            return True
+        try:
+            self._renderer.render(existing)
+        except IntegrityError as exc:
+            log.warning("a rendition is damaged and is replaced by the bytes just written: %s", exc)
+            return False
+        return True
+
+    def _place(self, newcomer: Newcomer, facts: PictureFacts) -> bool:
+        """Return whether the picture is settled; False when its candidates have changed meanwhile."""
+        for candidate in newcomer.candidates:
+            if candidate.representative == newcomer.content:
+                continue
+            try:
+                representative = self._contents.get(candidate.representative)
+                if not isinstance(representative, Exact):
+                    continue
+                if newcomer.has_coded_image_of(representative.layout):
+                    return self._settlement.same_image(newcomer, candidate)
+                original = self._contents.read_all(representative.layout)
+                settled = self._fit(newcomer, facts, candidate, original)
+            except IntegrityError as exc:
+                log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
+                continue
+            if settled is not None:
+                return settled
+        return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
+
+    def _fit(self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes) -> bool | None:
+        """Try the better picture as the base of the other, then the other way round; None when neither fits."""
+        promote_first = better(facts, candidate.facts)
+        for promoting in (promote_first, not promote_first):
+            if promoting:
+                fits = self._refit(newcomer, facts, candidate, original)
+                if fits is not None:
+                    return self._settlement.promotion(newcomer, candidate, fits)
+            else:
+                outcome = self._compare(newcomer.data, original)
+                if isinstance(outcome, Fit):
+                    return self._settlement.member(newcomer, candidate, outcome)
+            if facts.pixels != candidate.facts.pixels:
+                # A smaller picture cannot be the base of a larger one.
+                break
+        return None
+
+    def _refit(
+        self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes
+    ) -> dict[ContentId, Refit] | None:
+        """Compare every picture of the cluster with the newcomer; None when one of them does not fit.
+
+        The representative comes first: if it does not fit, nothing else matters.
+        """
+        outcome = self._compare(original, newcomer.data)
+        if isinstance(outcome, Misfit):
+            return None
+        fits = {candidate.representative: Refit(outcome, len(original), candidate.distance_bits)}
+        for member in self._clusters.members(candidate.cluster):
+            if member in fits:
+                continue
+            content = self._contents.get(member)
+            if isinstance(content, Exact):
+                data = self._contents.read_all(content.layout)
+            else:
+                data = self._renderer.render(content)
+            outcome = self._compare(data, newcomer.data)
+            if isinstance(outcome, Misfit):
+                return None
+            theirs: PictureFacts = self._pool.call("inspect", data)
+            fits[member] = Refit(outcome, len(data), _distance_bits(theirs, facts))
+        return fits
+
+    def _compare(self, member: bytes, base: bytes) -> Fit | Misfit:
+        try:
+            outcome: Fit | Misfit = self._pool.call("fit", member, base, self._policy)
+        except WorkerStartError:
+            raise
+        except IngestError as exc:
+            log.warning("two pictures could not be compared: %s", exc)
+            return Misfit("failed", None)
+        return outcome
+
+
+class _StoredPicture:
+    """A picture that is stored exactly and still undecided."""
+
+    def __init__(self, volume: Volume, content: ContentId) -> None:
+        self._contents = volume.contents
+        self._content = content
+
+    def data(self) -> bytes | None:
+        """See Subject."""
+        content = self._contents.find(self._content)
+        return self._contents.read_all(content.layout) if is_undecided(content) else None
+
+    def is_current(self) -> bool:
+        """See Subject."""
+        return is_undecided(self._contents.find(self._content))
+
+    def adopt(self, transaction: Transaction, content: ContentId) -> None:
+        """See Subject: whoever has the content keeps it."""
+
+    def settled(self, content: ContentId) -> None:
+        """See Subject."""
+
+    def failed(self) -> None:
+        """See Subject: it stays undecided for the next mount."""
+
+
+def _distance_bits(a: PictureFacts, b: PictureFacts) -> int:
+    if a.fingerprint is None or b.fingerprint is None:
+        return 0
+    return (int.from_bytes(a.fingerprint, "big") ^ int.from_bytes(b.fingerprint, "big")).bit_count()

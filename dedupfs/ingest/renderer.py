@@ -1,0 +1,119 @@
+"""Renderer: brings a rendition's bytes back when somebody reads it, and proves that they are the verified ones.
+
+The bytes are made by a worker from the representative's exact bytes, the recipe and the member's own metadata, and must
+match the digest recorded when the rendition was compared with the picture that was written. The ones made last are kept
+in memory, up to a bound, so that a gallery moving back and forth stays quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from collections import OrderedDict
+
+import PIL
+from PIL import features
+
+from dedupfs.errors import IngestError, IntegrityError
+from dedupfs.ingest.workers import WorkerPool
+from dedupfs.storage.contents import Contents
+from dedupfs.storage.records import Exact, Layout, Rendition
+
+CACHE_BYTES = 64 << 20
+
+
+class Renderer:
+    """Reads renditions. Safe from any thread; owns its worker, so that reading never waits for ingest."""
+
+    def __init__(self, contents: Contents, pool: WorkerPool, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self._contents = contents
+        self._pool = pool
+        self._limit_bytes = cache_bytes
+        self._size_bytes = 0
+        self._cache: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def render(self, rendition: Rendition) -> bytes:
+        """Return the rendition's bytes.
+
+        Raises:
+            IntegrityError: the representative is damaged, or the libraries of this machine make other bytes than those
+                that were verified.
+        """
+        with self._lock:
+            data = self._cache.get(rendition.digest)
+            if data is not None:
+                self._cache.move_to_end(rendition.digest)
+                return data
+        data = self._make(rendition)
+        with self._lock:
+            if rendition.digest not in self._cache:
+                self._cache[rendition.digest] = data
+                self._size_bytes += len(data)
+            while self._size_bytes > self._limit_bytes:
+                self._size_bytes -= len(self._cache.popitem(last=False)[1])
+        return data
+
+    def source(self, rendition: Rendition) -> RenditionSource:
+        """Return the rendition as a source of bytes, made at the first read."""
+        return RenditionSource(self, rendition)
+
+    def close(self) -> None:
+        """Stop the worker."""
+        self._pool.close()
+
+    def _make(self, rendition: Rendition) -> bytes:
+        representative = self._contents.get(rendition.representative)
+        if not isinstance(representative, Exact):
+            raise IntegrityError("a representative is not stored exactly")
+        original = self._contents.read_all(representative.layout)
+        own = self._contents.read_all(rendition.own)
+        try:
+            data = self._pool.call("render", original, rendition.recipe, own, rendition.size)
+        except IngestError as exc:
+            raise IntegrityError(f"a rendition cannot be made: {exc}{_made_with(rendition)}") from exc
+        if not isinstance(data, bytes) or hashlib.sha256(data).digest() != rendition.digest:
+            raise IntegrityError(f"a rendition is not what was verified{_made_with(rendition)}")
+        return data
+
+
+class RenditionSource:
+    """A rendition as bytes that do not change."""
+
+    layout: Layout | None = None
+
+    def __init__(self, renderer: Renderer, rendition: Rendition) -> None:
+        self._renderer = renderer
+        self._rendition = rendition
+        self._data: bytes | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self._rendition.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes. Raises IntegrityError."""
+        with self._lock:
+            if self._data is None:
+                self._data = self._renderer.render(self._rendition)
+        return self._data[offset : offset + size]
+
+
+@functools.cache
+def codecs() -> bytes:
+    """Name the libraries that renditions are made with here."""
+    versions = [("Pillow", PIL.__version__)]
+    versions += [(name, features.version(feature) or "none") for name, feature in _CODECS]
+    return ", ".join(f"{name} {version}" for name, version in versions).encode()
+
+
+_CODECS = (("libjpeg", "libjpeg_turbo"), ("zlib", "zlib_ng"), ("libwebp", "webp"))
+
+
+def _made_with(rendition: Rendition) -> str:
+    if rendition.codecs == codecs():
+        return ""
+    return f" (it was made with {rendition.codecs.decode(errors='replace')}; this is {codecs().decode()})"

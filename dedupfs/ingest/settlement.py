@@ -1,0 +1,265 @@
+"""Settlement: the ways in which a decision about a picture is stored, each in one transaction.
+
+Every method first looks, under the store's lock, whether the picture is still what it was and whether the decision
+still rests on what is true. It returns False when the decision has to be taken again, and True when nothing is left to
+do: the picture is stored, or it has changed or gone and whoever changed it will submit it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeGuard
+
+from dedupfs.ingest import match
+from dedupfs.ingest.jobs import Fit, PictureFacts
+from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.renderer import codecs
+from dedupfs.model import ClusterId, ContentId
+from dedupfs.storage.contents import PreparedLayout
+from dedupfs.storage.records import ContentState, Exact, Layout, Rendition
+from dedupfs.storage.store import Transaction
+from dedupfs.storage.volume import Volume
+
+
+class Subject(Protocol):
+    """A picture whose fate is to be decided."""
+
+    def data(self) -> bytes | None:
+        """Return the bytes, or None when they have changed or gone."""
+
+    def is_current(self) -> bool:
+        """Whether the bytes still are what they were; called under the store's lock."""
+
+    def adopt(self, transaction: Transaction, content: ContentId) -> None:
+        """Rest on the content, which was stored in this transaction."""
+
+    def settled(self, content: ContentId) -> None:
+        """Take note that the transaction has happened; called under the store's lock."""
+
+    def failed(self) -> None:
+        """Take note that the bytes could not be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A picture on its way through the pipeline; `candidates` are those that the decision knows of."""
+
+    subject: Subject
+    data: bytes
+    cuts: Sequence[int]
+    layout: Layout
+    content: ContentId
+    facts: PictureFacts | None = None
+    candidates: Sequence[Candidate] = ()
+
+    def has_coded_image_of(self, other: Layout) -> bool:
+        """Whether the other file holds this picture's coded image, chunk by chunk."""
+        if not self.cuts:
+            return False
+        start = self.cuts[0]
+        stop = self.cuts[1] if len(self.cuts) > 1 else len(self.data)
+        image = [extent.chunk for extent in self.layout.extents if start <= extent.offset < stop]
+        return bool(image) and set(image) <= {extent.chunk for extent in other.extents}
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """How one picture of a cluster fits a new representative."""
+
+    fit: Fit
+    size: int
+    distance_bits: int
+
+
+class Settlement:
+    """Stores decisions. Safe from any thread."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._store = volume.store
+        self._contents = volume.contents
+        self._clusters = volume.clusters
+        self._in_use: Callable[[ContentId], bool] = lambda content: False
+        self._replacements: Counter[ContentId] = Counter()
+        self._deferred: set[ContentId] = set()
+        self._deferred_lock = threading.Lock()
+
+    def ask_before_replacing(self, in_use: Callable[[ContentId], bool]) -> None:
+        """Set what tells, under the store's lock, whether somebody reads a content that is stored."""
+        self._in_use = in_use
+
+    def replacements(self, content: ContentId | None) -> int:
+        """Return how often the way in which a content is stored has changed since the volume was opened."""
+        return self._replacements[content] if content is not None else 0
+
+    @property
+    def deferred(self) -> int:
+        """How many pictures wait until somebody has closed what they would replace."""
+        return len(self._deferred)
+
+    def take_deferred(self) -> set[ContentId]:
+        """Return the pictures that had to wait, and forget them."""
+        with self._deferred_lock:
+            taken, self._deferred = self._deferred, set()
+        return taken
+
+    def same(self, newcomer: Newcomer, existing: Exact | Rendition, *, sound: bool) -> bool:
+        """The very same bytes are stored already; `sound` tells whether they can be read.
+
+        What is damaged is healed from the newcomer's bytes.
+        """
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            if self._contents.find(newcomer.content) != existing:
+                return False
+            if not sound:
+                self._contents.become_exact(transaction, newcomer.content, prepared)
+                self._replacements[newcomer.content] += 1
+            return self._stored(transaction, newcomer, prepared)
+
+    def apart(self, newcomer: Newcomer, *, whatever_came_meanwhile: bool) -> bool:
+        """A cluster of its own."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        facts = newcomer.facts
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            if not whatever_came_meanwhile and not self._holds(newcomer):
+                return False
+            done = self._stored(transaction, newcomer, prepared)
+            stored = self._contents.get(newcomer.content)
+            if isinstance(stored, Exact) and stored.cluster is None:
+                self._found_cluster(transaction, newcomer.content, facts)
+            return done
+
+    def undecodable(self, newcomer: Newcomer) -> bool:
+        """A file that only looks like a picture: exact, and counted."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            done = self._stored(transaction, newcomer, prepared)
+            stored = self._contents.get(newcomer.content)
+            if isinstance(stored, Exact) and stored.cluster is None:
+                self._contents.set_state(transaction, newcomer.content, ContentState.UNDECODABLE)
+            return done
+
+    def same_image(self, newcomer: Newcomer, candidate: Candidate) -> bool:
+        """The candidate's coded image under other metadata: exact, and all but the metadata is stored already."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            if not self._holds(newcomer):
+                return False
+            done = self._stored(transaction, newcomer, prepared)
+            self._contents.join(transaction, newcomer.content, candidate.cluster)
+            return done
+
+    def member(self, newcomer: Newcomer, candidate: Candidate, fit: Fit) -> bool:
+        """A rendition of the candidate's representative."""
+        own = self._contents.prepare(fit.own)
+        refit = Refit(fit, len(newcomer.data), candidate.distance_bits)
+        rendition = _rendition(refit, own, candidate.cluster, candidate.representative)
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            if not self._holds(newcomer):
+                return False
+            if not self._in_use(newcomer.content):
+                self._contents.become_rendition(transaction, newcomer.content, rendition, own)
+                self._replacements[newcomer.content] += 1
+                newcomer.subject.adopt(transaction, newcomer.content)
+                transaction.afterwards(lambda: newcomer.subject.settled(newcomer.content))
+                return True
+        return self._defer(newcomer)
+
+    def promotion(self, newcomer: Newcomer, candidate: Candidate, fits: Mapping[ContentId, Refit]) -> bool:
+        """The newcomer becomes the representative, and every picture of the old cluster a rendition of it."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        owns = {member: self._contents.prepare(refit.fit.own) for member, refit in fits.items()}
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            if not self._holds(newcomer) or set(self._clusters.members(candidate.cluster)) != fits.keys():
+                return False
+            if not any(self._in_use(member) for member in fits):
+                done = self._stored(transaction, newcomer, prepared)
+                cluster = self._found_cluster(transaction, newcomer.content, newcomer.facts)
+                # The old representative comes last: until then the others rest on it.
+                for member in sorted(fits, key=lambda each: each == candidate.representative):
+                    rendition = _rendition(fits[member], owns[member], cluster, newcomer.content)
+                    self._contents.become_rendition(transaction, member, rendition, owns[member])
+                    self._replacements[member] += 1
+                return done
+        return self._defer(newcomer)
+
+    def undecided(self, newcomer: Newcomer) -> bool:
+        """Exact, and to be looked at again by the next mount."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        with self._store.transaction() as transaction:
+            if newcomer.subject.is_current():
+                self._stored(transaction, newcomer, prepared, ContentState.UNDECIDED)
+        return True
+
+    def _defer(self, newcomer: Newcomer) -> bool:
+        """Somebody reads what would be replaced: look again when they have closed it."""
+        done = self.undecided(newcomer)
+        with self._deferred_lock:
+            self._deferred.add(newcomer.content)
+        return done
+
+    def _holds(self, newcomer: Newcomer) -> bool:
+        """Whether nobody has settled the same bytes, and the candidates that were compared still are what they were."""
+        existing = self._contents.find(newcomer.content)
+        if existing is not None and not is_undecided(existing):
+            return False
+        facts = newcomer.facts
+        if facts is None or facts.fingerprint is None:
+            return True
+        return match.candidates(self._clusters, facts.fingerprint) == list(newcomer.candidates)
+
+    def _stored(
+        self,
+        transaction: Transaction,
+        newcomer: Newcomer,
+        prepared: PreparedLayout,
+        state: ContentState = ContentState.PLAIN,
+    ) -> bool:
+        content = self._contents.store_exact(transaction, prepared, state)
+        newcomer.subject.adopt(transaction, content)
+        transaction.afterwards(lambda: newcomer.subject.settled(content))
+        return True
+
+    def _found_cluster(self, transaction: Transaction, content: ContentId, facts: PictureFacts | None) -> ClusterId:
+        fingerprint = facts.fingerprint if facts is not None else None
+        record = facts.to_bytes() if facts is not None else b""
+        cluster = self._clusters.create(transaction, content, fingerprint, record)
+        self._contents.join(transaction, content, cluster)
+        return cluster
+
+
+def is_undecided(content: Exact | Rendition | None) -> TypeGuard[Exact]:
+    """Whether a content is stored exactly while its decision is still to come."""
+    return isinstance(content, Exact) and content.state is ContentState.UNDECIDED
+
+
+def _rendition(refit: Refit, own: PreparedLayout, cluster: ClusterId, representative: ContentId) -> Rendition:
+    fit = refit.fit
+    return Rendition(
+        size=refit.size,
+        cluster=cluster,
+        representative=representative,
+        recipe=fit.recipe,
+        own=own.layout,
+        digest=fit.digest,
+        pixel_digest=fit.pixel_digest,
+        codecs=codecs(),
+        differences=fit.differences,
+        distance_bits=refit.distance_bits,
+        bit_exact=fit.bit_exact,
+    )
