@@ -1,0 +1,76 @@
+"""The command line: parses, runs one command, turns its outcome into an exit code and one line on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from dedupfs import __version__
+from dedupfs.cli import check, clusters, init, mount, stats, umount, why
+from dedupfs.cli.exitcodes import exit_code_of
+from dedupfs.errors import DedupfsError
+
+_DESCRIPTION = """\
+A folder you mount. Copy photos into it with any tool: everything is encrypted, and where a picture is only another
+version of one it already holds, no second ciphertext is kept.
+
+  dedupfs init ~/vault
+  mkdir ~/photos && dedupfs mount ~/vault ~/photos
+  cp -a /media/camera/. ~/photos/
+  dedupfs umount ~/photos
+  dedupfs stats ~/vault
+"""
+_EPILOG = """\
+The passphrase is asked for on the terminal, or taken from --passphrase-file, --passphrase-command or the environment
+variable DEDUPFS_PASSPHRASE.
+
+exit codes: 0 done, 1 the operation failed or found damage, 2 usage, 3 wrong passphrase, 4 volume in use,
+5 not a volume or an unknown format version"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="dedupfs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dedupfs {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (init, mount, umount, stats, why, clusters, check):
+        command.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.ERROR, format="dedupfs: %(message)s", stream=sys.stderr
+    )
+    try:
+        code: int = options.run(options)
+        return code
+    except DedupfsError as exc:
+        print(f"dedupfs: {exc}", file=sys.stderr)
+        return exit_code_of(exc)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; what is left in the buffer must not raise again at exit.
+        sys.stdout = None
+        return 1
+    except KeyboardInterrupt:
+        print("dedupfs: interrupted", file=sys.stderr)
+        return 130
+
+
+def entry() -> None:
+    """Run as a console command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,95 @@
+"""`dedupfs mount`: serve a volume at a mountpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from dedupfs.cli import passphrase
+from dedupfs.cli.exitcodes import DONE, exit_code_of
+from dedupfs.errors import UsageError
+from dedupfs.storage.volume import unlock
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "mount",
+        help="mount a volume",
+        description="Mount a volume on an empty directory. Returns when the mount answers; `dedupfs umount` ends it.",
+    )
+    parser.add_argument("volume", metavar="VOLUME", type=Path)
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    parser.add_argument("--foreground", action="store_true", help="stay attached and log to standard error")
+    parser.add_argument("--read-only", action="store_true", help="change nothing; any number may read at once")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPTIONS",
+        action="append",
+        default=[],
+        help="options for FUSE, separated by commas, such as allow_other",
+    )
+    parser.add_argument(
+        "--log-file", metavar="FILE", type=Path, help="append messages of the mount to FILE (default: the system log)"
+    )
+    passphrase.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Mount, in a process of its own unless in the foreground."""
+    try:
+        # libfuse is loaded by importing its binding, and may not be installed.
+        from dedupfs.mount import daemon
+    except OSError as exc:
+        raise UsageError("libfuse 2 is missing; on Debian: apt-get install fuse libfuse2") from exc
+    directory, mountpoint = options.volume.absolute(), options.mountpoint.absolute()
+    daemon.check_mountpoint(mountpoint)
+    fuse_options = _parse_options(options.options)
+    read_only = options.read_only or fuse_options.pop("ro", False) is True
+    volume_key = unlock(directory, passphrase.read(options))
+    log_file = options.log_file.absolute() if options.log_file is not None else None
+
+    def serve(ready: Callable[[], None]) -> None:
+        _log_to(log_file, foreground=options.foreground, verbose=options.verbose)
+        daemon.serve(directory, volume_key, mountpoint, read_only=read_only, options=fuse_options, ready=ready)
+
+    if options.foreground:
+        serve(lambda: None)
+        return DONE
+    code, message = daemon.detach(serve, exit_code_of)
+    if code:
+        print(f"dedupfs: {message or 'the mount ended before it was ready'}", file=sys.stderr)
+    return code
+
+
+def _parse_options(given: list[str]) -> dict[str, str | bool]:
+    parsed: dict[str, str | bool] = {}
+    for option in ",".join(given).split(","):
+        name, equals, value = option.strip().partition("=")
+        if name in ("", "rw"):
+            continue
+        parsed[name] = value if equals else True
+    return parsed
+
+
+def _log_to(log_file: Path | None, *, foreground: bool, verbose: bool) -> None:
+    handler: logging.Handler
+    if log_file is not None:
+        handler = logging.FileHandler(log_file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    elif foreground:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("dedupfs: %(message)s"))
+    else:
+        try:
+            handler = logging.handlers.SysLogHandler("/dev/log")
+            handler.setFormatter(logging.Formatter("dedupfs[%(process)d]: %(message)s"))
+        except OSError:
+            handler = logging.NullHandler()
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)

@@ -1,0 +1,56 @@
+"""From a mountpoint to the volume behind it, through the attributes that a mount answers on its root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dedupfs.errors import UsageError
+from dedupfs.mount.status import VOLUME_XATTR
+
+_FILESYSTEM_TYPE = "fuse.dedupfs"
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Whether the kernel has a dedupfs mount there, alive or not."""
+    wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == _FILESYSTEM_TYPE and _unescaped(fields[1]) in (wanted, str(mountpoint)):
+            return True
+    return False
+
+
+def mount_status(mountpoint: Path, name: str) -> str | None:
+    """Return what a live mount answers, or None when there is none."""
+    if not is_mounted(mountpoint):
+        return None
+    try:
+        return os.fsdecode(os.getxattr(mountpoint, name))
+    except OSError:
+        return None
+
+
+def volume_of(place: Path) -> tuple[Path, Path | None]:
+    """Return the directory of a volume that is named by itself or by its mountpoint, and the mountpoint.
+
+    What a live mount has finished is committed first, so that a reader of the volume sees it.
+    Raises:
+        UsageError: the process behind the mount does not answer.
+    """
+    place = place.absolute()
+    if not is_mounted(place):
+        return place, None
+    volume = mount_status(place, VOLUME_XATTR)
+    if volume is None:
+        raise UsageError(f"the mount at {place} does not answer; dedupfs umount clears it away")
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return Path(volume), place
+
+
+def _unescaped(field: str) -> str:
+    return field.encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")

@@ -1,0 +1,47 @@
+"""A volume opened for reading by a command, whether it is named by its directory or by its mountpoint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dedupfs.cli import passphrase
+from dedupfs.cli.mounts import volume_of
+from dedupfs.storage.volume import Volume, open_volume, unlock
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The volume, and the mountpoint by which it was named."""
+
+    volume: Volume
+    mountpoint: Path | None
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, mountpoint: bool = True) -> None:
+    """Add the argument that names the volume, the sources of its passphrase, and --json."""
+    if mountpoint:
+        parser.add_argument("volume", metavar="VOLUME", type=Path, help="the volume's directory, or its mountpoint")
+    else:
+        parser.add_argument("volume", metavar="VOLUME", type=Path, help="the volume's directory")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    passphrase.add_arguments(parser)
+
+
+@contextmanager
+def opened(options: argparse.Namespace) -> Iterator[Opened]:
+    """Open the volume for reading."""
+    directory, mountpoint = volume_of(options.volume)
+    volume = open_volume(directory, unlock(directory, passphrase.read(options)), read_only=True)
+    try:
+        yield Opened(volume, mountpoint)
+    finally:
+        volume.close()
+
+
+def shown(path: bytes) -> str:
+    """Return a path as text that JSON and terminals can hold; bytes that are no UTF-8 become escapes."""
+    return path.decode(errors="backslashreplace")

@@ -1,0 +1,39 @@
+"""A progress line on a terminal, and nothing anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+_WIDTH = 30
+
+
+class Progress:
+    """One line on standard error that counts up to a total which may grow."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._drawn = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def show(self, done: int, total: int) -> None:
+        """Draw the state; the time left is what the rest takes at the speed so far."""
+        if not self._shown or not total:
+            return
+        filled = _WIDTH * done // total
+        elapsed = time.monotonic() - self._started
+        left = f", about {elapsed / done * (total - done):.0f} s left" if done and elapsed > 1 else ""
+        bar = "#" * filled + "." * (_WIDTH - filled)
+        print(f"\r\x1b[K{self._what} [{bar}] {done} of {total}{left}", end="", file=sys.stderr, flush=True)
+        self._drawn = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

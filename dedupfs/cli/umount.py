@@ -1,0 +1,92 @@
+"""`dedupfs umount`: settle everything, unmount, and wait until the volume is closed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from dedupfs.cli.exitcodes import DONE
+from dedupfs.cli.mounts import is_mounted, mount_status
+from dedupfs.cli.progress import Progress
+from dedupfs.errors import StoreError, UsageError
+from dedupfs.mount.status import PID_XATTR, SETTLE_XATTR, WAITING_XATTR
+
+_POLL_SECONDS = 0.2
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "umount",
+        help="unmount, when everything is stored",
+        description="Decide about every picture, store everything, unmount, and return when the volume is closed:"
+        " `dedupfs stats` is final then. If something cannot be stored, nothing is unmounted.",
+    )
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Unmount."""
+    mountpoint: Path = options.mountpoint.absolute()
+    pid = mount_status(mountpoint, PID_XATTR)
+    if pid is None:
+        if is_mounted(mountpoint):
+            # The process behind it is gone; only the kernel's side is left to clear.
+            _unmount(mountpoint)
+            return DONE
+        raise UsageError(f"nothing of dedupfs is mounted at {mountpoint}")
+    try:
+        process = os.pidfd_open(int(pid))
+    except ProcessLookupError:
+        process = None
+    try:
+        _settle(mountpoint)
+        _unmount(mountpoint)
+        if process is not None:
+            with Progress("closing"):
+                select.select([process], [], [])
+    finally:
+        if process is not None:
+            os.close(process)
+    return DONE
+
+
+def _settle(mountpoint: Path) -> None:
+    """Have the mount store everything, with a progress bar. Raises StoreError when it cannot."""
+    failures: list[OSError] = []
+
+    def order() -> None:
+        try:
+            os.setxattr(mountpoint, SETTLE_XATTR, b"")
+        except OSError as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=order, daemon=True)
+    thread.start()
+    most = 0
+    with Progress("settling") as progress:
+        while thread.is_alive():
+            waiting = int(mount_status(mountpoint, WAITING_XATTR) or 0)
+            most = max(most, waiting)
+            progress.show(most - waiting, most)
+            thread.join(_POLL_SECONDS)
+    if failures:
+        raise StoreError(f"{mountpoint} stays mounted, not everything could be stored: {failures[0].strerror}")
+
+
+def _unmount(mountpoint: Path) -> None:
+    """Detach from the tree. Raises StoreError when somebody uses it."""
+    command = ["umount", "--", str(mountpoint)] if os.geteuid() == 0 else ["fusermount", "-u", "--", str(mountpoint)]
+    for attempt in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        # A file manager or an indexer often lets go a moment later.
+        time.sleep(_POLL_SECONDS * (attempt + 1))
+    raise StoreError(f"cannot unmount {mountpoint}: {(done.stderr.strip() or 'it is busy').splitlines()[-1]}")

@@ -1,0 +1,124 @@
+"""`dedupfs why`: what one file is, which picture it rests on, and what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dedupfs.cli.exitcodes import DONE
+from dedupfs.cli.opened import Opened, add_arguments, opened, shown
+from dedupfs.cli.stats import human_bytes
+from dedupfs.errors import EntryNotFoundError, NamespaceError
+from dedupfs.filesystem.survey import Survey, SurveyedFile, find, kind_of
+from dedupfs.storage.chunks import stored_size
+from dedupfs.storage.records import ContentState, Exact, Rendition
+from dedupfs.storage.volume import Volume
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "why",
+        help="explain how one file is kept",
+        description="Say what a file is, which picture it rests on, and what was measured when they were compared.",
+    )
+    add_arguments(parser)
+    parser.add_argument("path", metavar="PATH", help="in the volume, or below the mountpoint")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain one file."""
+    with opened(options) as found:
+        path = _inside(found, options.path)
+        try:
+            file = find(found.volume, path)
+        except NamespaceError as exc:
+            raise EntryNotFoundError(f"{options.path}: {exc}") from exc
+        answer = explain(found.volume, file)
+    print(json.dumps(answer, indent=2) if options.json else _as_text(answer))
+    return DONE
+
+
+def explain(volume: Volume, file: SurveyedFile) -> dict[str, Any]:
+    """Return everything that is known of how a file is kept."""
+    survey = Survey.of(volume)
+    content_id = file.inode.content
+    content = volume.contents.get(content_id) if content_id is not None else None
+    answer: dict[str, Any] = {
+        "path": shown(file.path),
+        "kind": kind_of(content),
+        "size": file.inode.size,
+        "exact_duplicates": 0,
+        "cluster": None,
+        "representative": None,
+        "distance_bits": None,
+        "max_luma_difference": None,
+        "max_chroma_difference": None,
+        "max_tone_difference": None,
+        "bit_exact": True,
+        "undecodable": isinstance(content, Exact) and content.state is ContentState.UNDECODABLE,
+        "stored_bytes": 0,
+    }
+    if content is None or content_id is None:
+        return answer
+    paths = survey.paths(content_id)
+    answer["exact_duplicates"] = len(paths) - 1
+    layout = content.layout if isinstance(content, Exact) else content.own
+    answer["stored_bytes"] = sum(stored_size(extent.length) for extent in layout.extents)
+    if content.cluster is not None:
+        answer["cluster"] = content.cluster
+        representative = volume.clusters.get(content.cluster).representative
+        answer["representative"] = next(map(shown, survey.paths(representative)), None)
+    if isinstance(content, Rendition):
+        differences = content.differences
+        answer.update(
+            distance_bits=content.distance_bits,
+            max_luma_difference=round(differences.fine_luma, 3),
+            max_chroma_difference=round(differences.fine_chroma, 3),
+            max_tone_difference=round(max(differences.coarse_luma, differences.coarse_chroma), 3),
+            bit_exact=content.bit_exact,
+        )
+    return answer
+
+
+def _inside(found: Opened, path: str) -> bytes:
+    """Return the path relative to the volume's root; an absolute one may lie below the mountpoint."""
+    given = os.fsencode(path)
+    if found.mountpoint is not None:
+        root = os.fsencode(os.path.realpath(found.mountpoint))
+        absolute = os.fsencode(os.path.realpath(Path(path).parent)) + b"/" + os.path.basename(given)
+        if absolute.startswith(root + b"/"):
+            return absolute[len(root) + 1 :]
+    return given
+
+
+def _as_text(answer: dict[str, Any]) -> str:
+    lines = [f"{answer['path']}: {human_bytes(answer['size'])}"]
+    if answer["kind"] == "plain":
+        what = "looks like a picture and does not decode" if answer["undecodable"] else "is no picture"
+        lines.append(f"  {what}; it is stored bit for bit")
+    elif answer["kind"] == "undecided":
+        lines.append("  a picture stored bit for bit; whether it is a copy is still to be decided")
+    elif answer["kind"] == "picture":
+        lines.append(f"  a picture stored bit for bit, of cluster {answer['cluster']}")
+        if answer["representative"] != answer["path"]:
+            lines.append(f"  the cluster is kept as {answer['representative'] or 'a file that has been removed'}")
+    else:
+        lines.append(f"  another version of {answer['representative'] or 'a picture whose file has been removed'}")
+        if answer["bit_exact"]:
+            lines.append("  what is read is what was written, bit for bit")
+        else:
+            lines.append(
+                "  what is read looks the same everywhere: it differs by at most"
+                f" {answer['max_luma_difference']:.1f} of 255 levels in brightness and"
+                f" {answer['max_chroma_difference']:.1f} in colour, {answer['max_tone_difference']:.1f} over an area"
+            )
+        lines.append(f"  fingerprints {answer['distance_bits']} of 256 bits apart")
+    lines.append(f"  takes {human_bytes(answer['stored_bytes'])} of its own")
+    if answer["exact_duplicates"]:
+        lines.append(f"  {answer['exact_duplicates']} other files hold the same bytes")
+    return "\n".join(lines)

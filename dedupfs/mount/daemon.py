@@ -1,0 +1,161 @@
+"""The life of a mount: detaching, options, readiness and the end.
+
+The order matters. The process detaches first, then opens the volume and starts threads (neither survives a fork), then
+runs libfuse in its foreground. The parent waits until the kernel has had its first answer and reports how that went.
+When libfuse returns, because somebody unmounted or sent SIGTERM, everything is settled and the volume closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dedupfs.errors import DedupfsError, UsageError
+from dedupfs.filesystem.filesystem import FileSystem
+from dedupfs.ingest.pipeline import Pipeline
+from dedupfs.ingest.renderer import Renderer
+from dedupfs.ingest.workers import WorkerPool
+from dedupfs.mount.operations import ENCODING, DedupfsOperations, Mount
+from dedupfs.storage.volume import open_volume
+
+log = logging.getLogger(__name__)
+
+MAX_TRANSFER_BYTES = 128 << 10
+"""The largest request of the kernel; without big_writes it is a page, and writing runs at a tenth of the speed
+(measured: 45 against 520 MB/s)."""
+ENTRY_SECONDS = 3600
+"""How long the kernel may keep names: nobody else changes them."""
+_READY = b"ready"
+_RENDER_WORKERS = 1
+
+
+def serve(
+    directory: Path,
+    volume_key: bytes,
+    mountpoint: Path,
+    *,
+    read_only: bool,
+    options: Mapping[str, str | bool],
+    ready: Callable[[], None],
+) -> None:
+    """Open the volume, serve it until it is unmounted, and close it.
+
+    Raises:
+        StoreError, IntegrityError: the volume cannot be opened, or its last changes could not be written.
+        UsageError: libfuse refused to mount; it has said why on standard error.
+    """
+    # A core file of this process would put keys and pictures on the disk in the clear.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    volume = open_volume(directory, volume_key, read_only=read_only)
+    renderer = Renderer(volume.contents, WorkerPool(_RENDER_WORKERS))
+    pipeline = Pipeline(volume, WorkerPool(_ingest_workers()), renderer)
+    try:
+        filesystem = FileSystem(volume, pipeline, renderer)
+    except BaseException:
+        volume.close()
+        raise
+    try:
+        operations = DedupfsOperations(filesystem, os.fsencode(directory.resolve()), ready)
+        try:
+            Mount(
+                operations,
+                os.fsencode(mountpoint).decode(ENCODING),
+                raw_fi=True,
+                encoding=ENCODING,
+                foreground=True,
+                **_mount_options(read_only, options),
+            )
+        except RuntimeError as exc:
+            raise UsageError(f"cannot mount at {mountpoint}: libfuse failed with status {exc}") from exc
+    finally:
+        filesystem.close()
+
+
+def detach(run: Callable[[Callable[[], None]], None], exit_code_of: Callable[[DedupfsError], int]) -> tuple[int, str]:
+    """Run a function in a process of its own and return once it is ready, or has failed.
+
+    The function gets a callback to be called when it is ready; what it raises before that becomes the message.
+    Returns the exit code and the message: 0 and nothing when it is ready.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _run_detached(run, exit_code_of, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    if said == _READY:
+        return 0, ""
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) or 1, said.decode(errors="replace")
+
+
+def check_mountpoint(mountpoint: Path) -> None:
+    """Raise UsageError unless something can be mounted there without hiding anything."""
+    try:
+        if not mountpoint.is_dir():
+            raise UsageError(f"{mountpoint} is not a directory")
+        if any(mountpoint.iterdir()):
+            raise UsageError(f"{mountpoint} is not empty; mounting there would hide what it holds")
+    except OSError as exc:
+        raise UsageError(f"cannot mount at {mountpoint}: {exc.strerror}") from exc
+
+
+def _run_detached(
+    run: Callable[[Callable[[], None]], None], exit_code_of: Callable[[DedupfsError], int], writing: int
+) -> None:
+    """The child's side of `detach`; never returns."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+    def say(text: bytes) -> None:
+        nonlocal writing
+        if writing >= 0:
+            os.write(writing, text)
+            os.close(writing)
+            writing = -1
+
+    code = 1
+    try:
+        run(lambda: say(_READY))
+        code = 0
+    except DedupfsError as exc:
+        code = exit_code_of(exc)
+        log.error("%s", exc)
+        say(str(exc).encode())
+    except BaseException as exc:
+        log.exception("the mount ended in a way nobody foresaw")
+        say(f"unforeseen: {type(exc).__name__}: {exc}".encode())
+    finally:
+        logging.shutdown()
+        sys.stdout = sys.stderr = None
+        os._exit(code)
+
+
+def _mount_options(read_only: bool, options: Mapping[str, str | bool]) -> dict[str, str | bool]:
+    chosen: dict[str, str | bool] = {
+        "fsname": "dedupfs",
+        "subtype": "dedupfs",
+        "big_writes": True,
+        "max_read": str(MAX_TRANSFER_BYTES),
+        "max_write": str(MAX_TRANSFER_BYTES),
+        "default_permissions": True,
+        "use_ino": True,
+        "entry_timeout": str(ENTRY_SECONDS),
+        # Two names of one file are two files to the kernel: with a cache one would show the other's old link count.
+        "attr_timeout": "0",
+        "ro": read_only,
+    }
+    return {**chosen, **options}
+
+
+def _ingest_workers() -> int:
+    return max(1, len(os.sched_getaffinity(0)))

@@ -1,0 +1,35 @@
+"""Which errno answers which exception; the only table of its kind."""
+
+from __future__ import annotations
+
+import errno
+
+from dedupfs import errors
+
+_ERRNOS: tuple[tuple[type[Exception], int], ...] = (
+    (errors.EntryNotFoundError, errno.ENOENT),
+    (errors.EntryExistsError, errno.EEXIST),
+    (errors.NotEmptyError, errno.ENOTEMPTY),
+    (errors.NotDirectoryError, errno.ENOTDIR),
+    (errors.IsDirectoryError, errno.EISDIR),
+    (errors.BadHandleError, errno.EBADF),
+    (errors.NameTooLongError, errno.ENAMETOOLONG),
+    (errors.TooManyLinksError, errno.EMLINK),
+    (errors.NoAttributeError, errno.ENODATA),
+    (errors.InvalidRequestError, errno.EINVAL),
+    (errors.NotPermittedError, errno.EPERM),
+    (errors.NotSupportedError, errno.EOPNOTSUPP),
+    (errors.FileTooLargeError, errno.EFBIG),
+    (errors.AttributeTooLargeError, errno.E2BIG),
+    (errors.StoreFullError, errno.ENOSPC),
+    (errors.StoreReadOnlyError, errno.EROFS),
+    (MemoryError, errno.ENOMEM),
+)
+
+
+def errno_of(exc: BaseException) -> int | None:
+    """Return the errno for an exception that a caller may see as such, or None for one that must become EIO."""
+    for kind, number in _ERRNOS:
+        if isinstance(exc, kind):
+            return number
+    return None

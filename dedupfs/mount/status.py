@@ -1,0 +1,14 @@
+"""Attributes that a mount answers on its root; nothing here needs FUSE, so that the command line can ask without it.
+
+They are not listed, so that no copying tool takes them along.
+"""
+
+RESERVED_XATTRS = "user.dedupfs."
+VOLUME_XATTR = "user.dedupfs.volume"
+"""The volume's directory."""
+PID_XATTR = "user.dedupfs.pid"
+"""The process that serves the mount."""
+WAITING_XATTR = "user.dedupfs.waiting"
+"""How many files wait to be settled."""
+SETTLE_XATTR = "user.dedupfs.settle"
+"""Set it to have everything settled and committed; the call returns when that is done or has failed."""
