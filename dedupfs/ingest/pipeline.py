@@ -91,8 +91,12 @@ class Pipeline:
             self._waiting += 1
         self._queue.put(subject)
 
+    def decide_later(self, content: ContentId) -> None:
+        """Decide about a picture that is stored exactly when nobody uses it any more; under the store's lock."""
+        self._settlement.defer(content, {content})
+
     def look_again(self) -> None:
-        """Decide about what had to wait for readers; called when somebody has closed a file."""
+        """Decide about what had to wait for readers, where they are gone; under the store's lock."""
         if self._settlement.deferred:
             for content in self._settlement.take_deferred():
                 self.submit(_StoredPicture(self._volume, content))
@@ -210,7 +214,11 @@ class Pipeline:
         return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
 
     def _fit(self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes) -> bool | None:
-        """Try the better picture as the base of the other, then the other way round; None when neither fits."""
+        """Try the better picture as the base of the other, then the other way round; None when neither fits.
+
+        The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, and
+        of two JPEGs often only one can be fitted into the size of the other.
+        """
         promote_first = better(facts, candidate.facts)
         for promoting in (promote_first, not promote_first):
             if promoting:
@@ -221,9 +229,6 @@ class Pipeline:
                 outcome = self._compare(newcomer.data, original)
                 if isinstance(outcome, Fit):
                     return self._settlement.member(newcomer, candidate, outcome)
-            if facts.pixels != candidate.facts.pixels:
-                # A smaller picture cannot be the base of a larger one.
-                break
         return None
 
     def _refit(

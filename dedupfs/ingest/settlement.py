@@ -7,9 +7,8 @@ do: the picture is stored, or it has changed or gone and whoever changed it will
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
@@ -83,8 +82,8 @@ class Settlement:
         self._clusters = volume.clusters
         self._in_use: Callable[[ContentId], bool] = lambda content: False
         self._replacements: Counter[ContentId] = Counter()
-        self._deferred: set[ContentId] = set()
-        self._deferred_lock = threading.Lock()
+        self._deferred: dict[ContentId, Set[ContentId]] = {}
+        """Pictures that wait, and the contents whose readers they wait for; the store's lock guards it."""
 
     def ask_before_replacing(self, in_use: Callable[[ContentId], bool]) -> None:
         """Set what tells, under the store's lock, whether somebody reads a content that is stored."""
@@ -99,11 +98,16 @@ class Settlement:
         """How many pictures wait until somebody has closed what they would replace."""
         return len(self._deferred)
 
-    def take_deferred(self) -> set[ContentId]:
-        """Return the pictures that had to wait, and forget them."""
-        with self._deferred_lock:
-            taken, self._deferred = self._deferred, set()
-        return taken
+    def defer(self, content: ContentId, readers_of: Set[ContentId]) -> None:
+        """Have a picture wait until nobody reads any of the contents; under the store's lock."""
+        self._deferred[content] = readers_of
+
+    def take_deferred(self) -> list[ContentId]:
+        """Return the pictures that need not wait any longer, and forget them; under the store's lock."""
+        free = [content for content, readers_of in self._deferred.items() if not any(map(self._in_use, readers_of))]
+        for content in free:
+            del self._deferred[content]
+        return free
 
     def same(self, newcomer: Newcomer, existing: Exact | Rendition, *, sound: bool) -> bool:
         """The very same bytes are stored already; `sound` tells whether they can be read.
@@ -176,7 +180,7 @@ class Settlement:
                 newcomer.subject.adopt(transaction, newcomer.content)
                 transaction.afterwards(lambda: newcomer.subject.settled(newcomer.content))
                 return True
-        return self._defer(newcomer)
+        return self._defer(newcomer, {newcomer.content})
 
     def promotion(self, newcomer: Newcomer, candidate: Candidate, fits: Mapping[ContentId, Refit]) -> bool:
         """The newcomer becomes the representative, and every picture of the old cluster a rendition of it."""
@@ -196,7 +200,7 @@ class Settlement:
                     self._contents.become_rendition(transaction, member, rendition, owns[member])
                     self._replacements[member] += 1
                 return done
-        return self._defer(newcomer)
+        return self._defer(newcomer, fits.keys())
 
     def undecided(self, newcomer: Newcomer) -> bool:
         """Exact, and to be looked at again by the next mount."""
@@ -206,12 +210,14 @@ class Settlement:
                 self._stored(transaction, newcomer, prepared, ContentState.UNDECIDED)
         return True
 
-    def _defer(self, newcomer: Newcomer) -> bool:
-        """Somebody reads what would be replaced: look again when they have closed it."""
-        done = self.undecided(newcomer)
-        with self._deferred_lock:
-            self._deferred.add(newcomer.content)
-        return done
+    def _defer(self, newcomer: Newcomer, readers_of: Set[ContentId]) -> bool:
+        """Somebody reads what would be replaced: look again when they have closed it, at once if they have by now."""
+        self.undecided(newcomer)
+        with self._store.lock:
+            if not any(map(self._in_use, readers_of)):
+                return False
+            self.defer(newcomer.content, readers_of)
+            return True
 
     def _holds(self, newcomer: Newcomer) -> bool:
         """Whether nobody has settled the same bytes, and the candidates that were compared still are what they were."""

@@ -52,7 +52,7 @@ def read(stream: BinaryIO) -> Any:
     blobs = [_exactly(stream, length) for length in lengths]
     try:
         return _rebuild(json.loads(text), blobs)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as exc:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as exc:
         raise WorkerError("a message between mount and worker makes no sense") from exc
 
 

@@ -54,11 +54,16 @@ class WorkerPool:
         try:
             if self._closed:
                 raise WorkerError("the workers have been stopped")
+            if worker is not None and not worker.is_alive():
+                # The kernel may have ended it for its memory; the job that comes next is not to blame.
+                worker.kill()
+                worker = None
             if worker is None:
                 worker = _Worker()
             try:
                 verdict, value = worker.run(job, arguments, self._job_seconds)
-            except WorkerError:
+            except BaseException:
+                # What it may still say would be taken for the answer to the next job.
                 worker.kill()
                 worker = None
                 raise
@@ -107,6 +112,9 @@ class _Worker:
         except WorkerError as exc:
             self.kill()
             raise WorkerStartError("a worker process ended before it was ready") from exc
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     def run(self, job: str, arguments: tuple[object, ...], seconds: float) -> tuple[str, Any]:
         answer = self._exchange([job, list(arguments)], seconds)

@@ -1,0 +1,179 @@
+"""Bytes to pixels, within limits: the only place that opens a picture with Pillow.
+
+Owns what counts as a picture that can be compared and the translation of Pillow's exceptions; leaves comparing to
+others. Meant for worker processes with a memory limit. A decoded picture takes about four bytes a pixel, so MAX_PIXELS
+bounds it at 256 MiB, and the size is taken from the header before anything is decoded. Truncated files are refused
+(`ImageFile.LOAD_TRUNCATED_IMAGES` stays off). Pure functions, any thread.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from PIL import Image, JpegImagePlugin
+
+from dedupfs.errors import IngestError, UndecodableError, UnfitPictureError
+from dedupfs.ingest.sniff import sniff
+from dedupfs.model import PictureFormat
+
+MAX_PIXELS = 64 * 1024 * 1024
+"""Largest picture that is decoded at all; phones reach 50 megapixels, and a worker holds three pictures at once."""
+
+TRANSPOSITIONS: dict[int, Image.Transpose | None] = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes stored pixels upright."""
+
+INVERSE_ORIENTATION = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+"""EXIF orientation -> the one whose transposition turns upright pixels back into stored ones."""
+
+_ORIENTATION_TAG = 0x0112
+_DEEP_PNG_BITS = 16
+
+_PILLOW_NAMES = {
+    PictureFormat.JPEG: "JPEG",
+    PictureFormat.PNG: "PNG",
+    PictureFormat.WEBP: "WEBP",
+    PictureFormat.TIFF: "TIFF",
+    PictureFormat.BMP: "BMP",
+    PictureFormat.GIF: "GIF",
+    PictureFormat.AVIF: "AVIF",
+}
+
+_MODES_FIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture as it is stored, not turned upright.
+
+    `image` has mode L, LA, RGB or RGBA; `stored_mode` is what Pillow called it before palettes were resolved. With a
+    draft the image is smaller than (`width_px`, `height_px`), which are the stored dimensions.
+    """
+
+    image: Image.Image
+    picture_format: PictureFormat
+    width_px: int
+    height_px: int
+    orientation: int
+    icc: bytes
+    stored_mode: str
+
+    @property
+    def upright_px(self) -> tuple[int, int]:
+        """Width and height after the EXIF orientation is applied."""
+        return (self.height_px, self.width_px) if self.orientation >= 5 else (self.width_px, self.height_px)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn whatever Pillow raises over hostile bytes into UndecodableError; memory errors pass, warnings go."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (IngestError, MemoryError):
+        raise
+    except Exception as exc:  # Its readers raise SyntaxError, struct.error, KeyError and more; there is no common base.
+        raise UndecodableError(f"does not decode: {type(exc).__name__}") from exc
+
+
+def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = False) -> Picture:
+    """Decode a file.
+
+    Args:
+        draft_px: JPEG only: decode at the smallest DCT scale that is no smaller than this (stored width, height).
+        luma: JPEG only, with `draft_px`: decode the luma plane alone.
+    Raises:
+        UnfitPictureError: a sort of picture that is not compared.
+        UndecodableError: not a picture, broken or cut short.
+    """
+    with translated():
+        image, picture_format = _open(data)
+        width_px, height_px = image.size
+        orientation = _orientation(image)
+        stored_mode = image.mode
+        icc = image.info.get("icc_profile") or b""
+        if draft_px is not None and picture_format is PictureFormat.JPEG:
+            # Without a mode draft() leaves the colour space alone and only scales.
+            image.draft("L" if luma else None, draft_px)
+        image.load()
+        return Picture(
+            _normalised(image),
+            picture_format,
+            width_px,
+            height_px,
+            orientation,
+            icc if isinstance(icc, bytes) else b"",
+            stored_mode,
+        )
+
+
+def upright(picture: Picture) -> Image.Image:
+    """Return the pixels with the EXIF orientation applied."""
+    return transposed(picture.image, picture.orientation)
+
+
+def transposed(image: Image.Image, orientation: int) -> Image.Image:
+    """Return the image turned as EXIF `orientation` (1 to 8) asks."""
+    operation = TRANSPOSITIONS[orientation]
+    return image if operation is None else image.transpose(operation)
+
+
+def _open(data: bytes) -> tuple[Image.Image, PictureFormat]:
+    """Return the lazily opened picture; raises before any pixel is decoded."""
+    picture_format = sniff(data[:64])
+    if picture_format is None:
+        raise UndecodableError("no picture format known here")
+    name = _PILLOW_NAMES.get(picture_format)
+    if name is None:
+        raise UnfitPictureError(f"no decoder for {picture_format.value}")
+    image: Image.Image
+    if picture_format is PictureFormat.JPEG:
+        # The class itself: Image.open() would turn files with further pictures behind the first into another format.
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    else:
+        image = Image.open(io.BytesIO(data), formats=(name,))
+    width_px, height_px = image.size
+    if width_px * height_px > MAX_PIXELS:
+        raise UnfitPictureError(f"{width_px} x {height_px} pixels are more than are compared")
+    if picture_format is not PictureFormat.JPEG and getattr(image, "n_frames", 1) != 1:
+        raise UnfitPictureError("more than one frame")
+    if image.mode not in _MODES_FIT:
+        raise UnfitPictureError(f"pixels of mode {image.mode}")
+    if picture_format is PictureFormat.PNG and data[24:25] == bytes([_DEEP_PNG_BITS]):
+        raise UnfitPictureError("16 bits a channel")  # Pillow would silently keep the upper 8.
+    if picture_format is PictureFormat.TIFF and max(image.tag_v2.get(258, (8,))) > 8:  # type: ignore[attr-defined]
+        raise UnfitPictureError("more than 8 bits a channel")
+    return image, picture_format
+
+
+def _normalised(image: Image.Image) -> Image.Image:
+    """Return the image as L, LA, RGB or RGBA, palettes and keyed transparency resolved."""
+    transparent = "transparency" in image.info
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if transparent or image.mode == "PA" else "RGB")
+    elif image.mode == "1":
+        image = image.convert("LA" if transparent else "L")
+    elif transparent and image.mode in ("L", "RGB"):
+        image = image.convert(image.mode + "A" if image.mode == "L" else "RGBA")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001  As in `translated`; a picture with broken EXIF is shown as it is stored.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

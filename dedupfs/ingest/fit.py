@@ -1,0 +1,278 @@
+"""Search for the rendition of a member from a representative, and prove it.
+
+Owns the order of the search: what is cheap and what rejects most comes first. Pure functions, for worker processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+from PIL import Image
+
+from dedupfs.errors import UndecodableError, UnfitPictureError
+from dedupfs.ingest import members, sections
+from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, decode, transposed, upright
+from dedupfs.ingest.members import Member
+from dedupfs.ingest.outcome import (
+    REASON_ASPECT,
+    REASON_DECODE,
+    REASON_FORMAT,
+    REASON_OWN,
+    REASON_PIXELS,
+    REASON_REVERSE,
+    REASON_SIZE,
+    Fit,
+    Misfit,
+)
+from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
+from dedupfs.ingest.rendition import in_mode
+from dedupfs.ingest.scaling import Scaling, candidates, scaled
+from dedupfs.ingest.treatment import Bases, on_white, treated
+from dedupfs.ingest.verify import Verdict, verify
+from dedupfs.ingest.windows import Window, inner, windows_of
+from dedupfs.model import PictureFormat, Policy
+
+MAX_OWN_SHARE = 0.9
+"""Own bytes and recipe may be at most this share of the file."""
+
+RECIPE_ALLOWANCE_BYTES = 200
+
+MAX_ATTEMPTS = 2
+"""Scalings that are encoded in full; on the dev corpus the first is the right one in all but a few pairs."""
+
+PREVIEW_SIDE = 64
+"""Longer side of the grid on which two pictures are compared first."""
+
+PREVIEW_SHARE = 4
+"""Pixels of either picture that make a cell of the grid at least, so that phases of sampling do not show."""
+
+PREVIEW_LIMIT = 30.0
+"""Levels by which a cell of the grid may differ."""
+
+SHORTLIST = 8
+"""Ways to scale that are tried on all windows of the member, after the first window has ranked them."""
+
+HOPELESS_LOSSY = 8.0
+"""Excess, before it is encoded, from which a rendition of a lossy WebP has never passed afterwards."""
+
+GREY_FINE, GREY_COARSE = 5.0, 2.5
+"""Chroma levels of a colour representative that a greyscale member may have dropped: JPEG noise on a grey picture."""
+
+
+def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
+    """Find a rendition of `member` from `representative` that may replace it under the policy.
+
+    Both are whole files. Never raises over hostile bytes, they make a Misfit.
+    """
+    try:
+        picture = decode(member)
+        opened = members.open_member(member, picture)
+    except (UnfitPictureError, UndecodableError):
+        return Misfit(REASON_FORMAT, None)
+    own = sections.pack(opened.sections)
+    if len(own) + RECIPE_ALLOWANCE_BYTES > MAX_OWN_SHARE * len(member):
+        return Misfit(REASON_OWN, None)
+    try:
+        return _Search(member, picture, opened, own, representative, policy).run()
+    except (UnfitPictureError, UndecodableError):
+        return Misfit(REASON_DECODE, None)
+
+
+class _Search:
+    """One call of `fit`: the decoded member and what has been learnt about the representative."""
+
+    def __init__(
+        self, member: bytes, picture: Picture, opened: Member, own: bytes, representative: bytes, policy: Policy
+    ) -> None:
+        self._member = member
+        self._picture = picture
+        self._opened = opened
+        self._own = own
+        self._representative = representative
+        self._policy = policy
+        self._size_px = (picture.width_px, picture.height_px)
+        self._steps = opened.steps
+        self._closest: Verdict | None = None
+
+    def run(self) -> Fit | Misfit:
+        draft = decode(self._representative, (PREVIEW_SIDE * 4, PREVIEW_SIDE * 4))
+        if self._policy is Policy.PERCEPTUAL and not _same_aspect(self._picture.upright_px, draft.upright_px):
+            return Misfit(REASON_ASPECT, None)
+        treatment, error = self._best_treatment(draft)
+        if error > PREVIEW_LIMIT and self._policy is not Policy.PERCEPTUAL:
+            return Misfit(REASON_PIXELS, None)
+        source_steps = members.steps_of(self._representative, draft.picture_format)
+        shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
+        self._steps = self._opened.steps.beside(source_steps, shrink)
+        bases = Bases(self._representative, treatment)
+        turned = treatment.orientation >= 5
+        source_px = (draft.height_px, draft.width_px) if turned else (draft.width_px, draft.height_px)
+        ways = list(candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG))
+        if ways == [Scaling(ways[0].kernel)] and self._is_reverse(bases(ways[0]).image, draft):
+            return Misfit(REASON_REVERSE, None)
+        fitted_any = False
+        for scaling in self._ranked(ways, bases)[:MAX_ATTEMPTS]:
+            image = scaled(bases(scaling), scaling, self._size_px)
+            if self._policy is not Policy.PERCEPTUAL and not self._may_be_grey(image):
+                return Misfit(REASON_PIXELS, None)
+            if self._is_hopeless(image):
+                fitted_any = True
+                continue
+            for coding, written in self._opened.fitted(in_mode(image, self._opened.mode)):
+                fitted_any = True
+                found = self._judged(
+                    Recipe(self._picture.picture_format, *self._size_px, self._opened.mode, treatment, scaling, coding),
+                    written,
+                )
+                if found is not None:
+                    return found
+        differences = self._closest.differences if self._closest else None
+        return Misfit(REASON_PIXELS if fitted_any else REASON_SIZE, differences)
+
+    def _best_treatment(self, draft: Picture) -> tuple[Treatment, float]:
+        """Return how to treat the representative, and the largest difference on the preview grid then."""
+        width_px, height_px = self._picture.upright_px
+        longer = max(width_px, height_px)
+        side = min(PREVIEW_SIDE, min(longer, *draft.image.size) // PREVIEW_SHARE)
+        grid = (max(1, side * width_px // longer), max(1, side * height_px // longer))
+        transparent = "A" in self._opened.mode
+        mine = _preview(upright(self._picture), grid, transparent)
+        tried: list[tuple[float, Treatment]] = []
+        orientation = _composed(draft.orientation, INVERSE_ORIENTATION[self._picture.orientation])
+        for ground in self._grounds(draft):
+            for colour in self._colours(draft):
+                image = treated(draft, Treatment(draft.orientation, ground, colour))
+                difference = float(np.abs(_preview(image, grid, transparent) - mine).max())
+                tried.append((difference, Treatment(orientation, ground, colour)))
+        best = min(tried, key=lambda entry: entry[0])
+        return best[1], best[0]
+
+    def _grounds(self, draft: Picture) -> list[Ground]:
+        if draft.image.mode not in ("LA", "RGBA"):
+            return [Ground.DROPPED]
+        if draft.image.getchannel("A").getextrema() == (255, 255):
+            return [Ground.DROPPED]
+        if "A" in self._opened.mode:
+            return [Ground.KEPT]
+        return [Ground.DROPPED, Ground.WHITE, Ground.BLACK, Ground.KEPT]
+
+    def _colours(self, draft: Picture) -> list[Colour]:
+        if draft.icc and draft.icc != self._picture.icc and draft.image.mode == "RGB":
+            return [Colour.PLAIN, Colour.TO_SRGB]
+        return [Colour.PLAIN]
+
+    def _is_reverse(self, image: Image.Image, draft: Picture) -> bool:
+        lossy = self._opened.steps.luma > 0
+        if not lossy or draft.picture_format not in members.LOSSLESS_FORMATS:
+            return False
+        return in_mode(image, self._picture.image.mode).tobytes() == self._picture.image.tobytes()
+
+    def _ranked(self, ways: list[Scaling], bases: Bases) -> list[Scaling]:
+        """Return the ways to scale, the closest to the member on its most detailed windows first.
+
+        They are compared after the member's own quantization: it takes away faint detail, so that without it the
+        softest filter would always seem to be the closest.
+        """
+        if len(ways) == 1:
+            return ways
+        windows = windows_of(self._picture.image)
+        shortlist = self._by_error(ways, bases, windows[:1])[:SHORTLIST]
+        return self._by_error(shortlist, bases, windows) if len(windows) > 1 else shortlist
+
+    def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[Scaling]:
+        """Return the ways in rising order of their squared error on some windows of the member."""
+        mode = self._picture.image.mode
+        wanted = [inner(self._picture.image.crop(window)) for window in windows]
+        errors: list[float] = []
+        for scaling in ways:
+            base = bases(scaling)
+            made = [in_mode(scaled(base, scaling, self._size_px, window), self._opened.mode) for window in windows]
+            pairs = zip(wanted, self._requantized(made), strict=True)
+            errors.append(sum(float(np.square(want - inner(in_mode(got, mode))).sum()) for want, got in pairs))
+        return [ways[at] for at in np.argsort(errors, kind="stable")]
+
+    def _requantized(self, windows: list[Image.Image]) -> list[Image.Image]:
+        """Return the windows as the member's encoder would leave them; they are aligned with its blocks."""
+        mode = self._picture.image.mode
+        tops = [0]
+        for window in windows:
+            tops.append(tops[-1] + window.height)
+        column = Image.new(windows[0].mode, (max(window.width for window in windows), tops[-1]))
+        for top, window in zip(tops, windows, strict=False):
+            column.paste(window, (0, top))
+        coarse = in_mode(self._opened.requantized(column), mode)
+        return [coarse.crop((0, top, w.width, top + w.height)) for top, w in zip(tops, windows, strict=False)]
+
+    def _is_hopeless(self, image: Image.Image) -> bool:
+        """True when encoding is dear and would be in vain; JPEG is cheap enough to be tried."""
+        if self._policy is Policy.PERCEPTUAL or self._picture.picture_format is PictureFormat.JPEG:
+            return False
+        if self._picture.stored_mode == "P":
+            return False
+        verdict = verify(self._picture.image, in_mode(image, self._picture.image.mode), self._steps)
+        self._note(verdict)
+        return verdict.excess > (HOPELESS_LOSSY if self._opened.steps.luma else 1.0)
+
+    def _note(self, verdict: Verdict) -> None:
+        if self._closest is None or verdict.excess < self._closest.excess:
+            self._closest = verdict
+
+    def _may_be_grey(self, image: Image.Image) -> bool:
+        """True unless colour would be lost: a greyscale member and pixels that are not grey."""
+        if self._opened.mode not in ("L", "LA") or image.mode in ("L", "LA"):
+            return True
+        differences = verify(image.convert("L"), image, self._opened.steps).differences
+        return differences.fine_chroma <= GREY_FINE and differences.coarse_chroma <= GREY_COARSE
+
+    def _judged(self, recipe: Recipe, written: bytes) -> Fit | None:
+        """Return the Fit that a finished rendition makes, or None when it does not pass."""
+        again = decode(written)
+        same = (again.width_px, again.height_px, again.orientation, again.icc, again.picture_format)
+        picture = self._picture
+        if same != (*self._size_px, picture.orientation, picture.icc, picture.picture_format):
+            return None
+        verdict = verify(picture.image, again.image, self._steps)
+        self._note(verdict)
+        if not verdict.matches and self._policy is not Policy.PERCEPTUAL:
+            return None
+        return Fit(
+            recipe.to_bytes(),
+            self._own,
+            verdict.differences,
+            written == self._member,
+            hashlib.sha256(written).digest(),
+            pixel_digest(again.image),
+        )
+
+
+def pixel_digest(image: Image.Image) -> bytes:
+    """Return the SHA-256 of a picture's mode, size and samples."""
+    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height}\n".encode())
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _same_aspect(a_px: tuple[int, int], b_px: tuple[int, int]) -> bool:
+    """True when one is the other resized, give or take the rounding of one pixel."""
+    return abs(a_px[0] * b_px[1] - a_px[1] * b_px[0]) <= max(*a_px, *b_px)
+
+
+def _preview(
+    image: Image.Image, grid: tuple[int, int], laid_on_white: bool
+) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+    """Return the picture on the grid; colour is weighted with alpha, and laid on white where both have some."""
+    small = image.resize(grid, Image.Resampling.BILINEAR)
+    return np.asarray((on_white(small) if laid_on_white else small).convert("RGB")).astype(np.int16)
+
+
+def _composed(first: int, second: int) -> int:
+    """Return the EXIF orientation that turns as `first` and then `second`."""
+    probe = Image.frombytes("L", (3, 2), bytes(range(6)))
+    wanted = transposed(transposed(probe, first), second)
+    return next(
+        orientation
+        for orientation in range(1, 9)
+        if (made := transposed(probe, orientation)).size == wanted.size and made.tobytes() == wanted.tobytes()
+    )

@@ -1,0 +1,66 @@
+"""What worker processes run: whole files in, plain values out.
+
+Owns the entry points and nothing of the work. Arguments and results are bytes, numbers, enums and frozen dataclasses of
+those, so they travel between processes. No state: any process, any thread.
+"""
+
+from __future__ import annotations
+
+from dedupfs.errors import IntegrityError, UnfitPictureError
+from dedupfs.ingest import fit as search
+from dedupfs.ingest import members, rendition
+from dedupfs.ingest.decode import Picture, decode, upright
+from dedupfs.ingest.facts import PictureFacts, better, coarseness_of
+from dedupfs.ingest.fingerprint import draft_side_px, fingerprint
+from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.treatment import on_white
+from dedupfs.model import Fingerprint, Policy
+
+__all__ = ["Fit", "Misfit", "PictureFacts", "better", "fit", "inspect", "render"]
+
+
+def inspect(data: bytes) -> PictureFacts:
+    """Decode a file far enough to know what it is and to take its fingerprint.
+
+    Raises:
+        UnfitPictureError: a sort of picture that is not compared.
+        UndecodableError: not a picture, broken or cut short.
+    """
+    side_px = draft_side_px()
+    picture = decode(data, (side_px, side_px), luma=True)
+    return PictureFacts(
+        picture.picture_format,
+        picture.width_px,
+        picture.height_px,
+        picture.orientation,
+        coarseness_of(members.steps_of(data, picture.picture_format).luma),
+        _shows_through(picture),
+        _fingerprint(picture),
+    )
+
+
+def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
+    """Find a rendition of `member` from `representative`; see `dedupfs.ingest.fit`."""
+    return search.fit(member, representative, policy)
+
+
+def render(representative: bytes, recipe: bytes, own: bytes, size: int) -> bytes:
+    """Return the member's `size` bytes from what `fit` found.
+
+    Raises:
+        IntegrityError: the arguments do not belong together, or one is damaged.
+    """
+    if size <= 0:
+        raise IntegrityError("a rendition has at least one byte")
+    return rendition.render(representative, recipe, own, size)
+
+
+def _fingerprint(picture: Picture) -> Fingerprint | None:
+    try:
+        return fingerprint(on_white(upright(picture)).convert("L"))
+    except UnfitPictureError:
+        return None
+
+
+def _shows_through(picture: Picture) -> bool:
+    return picture.image.mode in ("LA", "RGBA") and picture.image.getchannel("A").getextrema() != (255, 255)

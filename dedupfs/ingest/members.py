@@ -1,0 +1,140 @@
+"""A member as its format sees it: own sections, encoder settings, coarseness; and putting a file together again.
+
+The one table from format to the modules that know it. Pure functions, any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from dedupfs.errors import IntegrityError, UnfitPictureError
+from dedupfs.ingest import jpeg, jpeg_coding, png_coding, webp, webp_coding
+from dedupfs.ingest.decode import Picture
+from dedupfs.ingest.verify import Steps
+from dedupfs.model import PictureFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file to be rendered.
+
+    `sections` are its own bytes, `modes` the pixel modes it can be encoded from, `steps` how coarsely it was quantized.
+    `fitted` yields (settings, file) of encodings of an image, each of exactly the written size, likeliest first;
+    `requantized` is an image through the member's encoder and back.
+    """
+
+    picture_format: PictureFormat
+    sections: tuple[bytes, ...]
+    mode: str
+    steps: Steps
+    fitted: Callable[[Image.Image], Iterator[tuple[bytes, bytes]]]
+    requantized: Callable[[Image.Image], Image.Image]
+
+
+def open_member(data: bytes, picture: Picture) -> Member:
+    """Take a member apart.
+
+    Args:
+        picture: what `decode` made of the data.
+
+    Raises:
+        UnfitPictureError: a file that is not rendered, whatever the representative.
+        UndecodableError: broken.
+    """
+    picture_format = picture.picture_format
+    if picture_format is PictureFormat.JPEG:
+        return _jpeg(data)
+    if picture_format is PictureFormat.PNG:
+        target = png_coding.target_of(data)
+        return Member(
+            picture_format,
+            target.sections,
+            target.mode,
+            Steps(0.0, 0.0),
+            lambda image: png_coding.fitted(image, target),
+            lambda image: image,
+        )
+    if picture_format is PictureFormat.WEBP:
+        webp_target = webp_coding.target_of(data, picture.stored_mode)
+        return Member(
+            picture_format,
+            webp_target.sections,
+            webp_target.mode,
+            webp_target.steps,
+            lambda image: webp_coding.fitted(image, webp_target),
+            lambda image: webp_coding.requantized(image, webp_target),
+        )
+    raise UnfitPictureError(f"{picture_format.value} is not encoded here")
+
+
+def _jpeg(data: bytes) -> Member:
+    parts = jpeg.split(data)
+    if jpeg.is_multi_picture(parts):
+        raise UnfitPictureError("a file of several pictures")
+    sections = (parts.before, parts.inside, parts.after)
+    coding = jpeg_coding.coding_of(parts)
+
+    def fitted(image: Image.Image) -> Iterator[tuple[bytes, bytes]]:
+        return jpeg_coding.fitted(image, coding, sections, len(data))
+
+    return Member(
+        PictureFormat.JPEG,
+        sections,
+        "L" if len(parts.frame.tables) == 1 else "RGB",
+        steps_of(data, PictureFormat.JPEG),
+        fitted,
+        lambda image: jpeg_coding.requantized(image, coding),
+    )
+
+
+SECTION_COUNTS = {
+    PictureFormat.JPEG: 3,
+    PictureFormat.PNG: png_coding.SECTIONS,
+    PictureFormat.WEBP: webp_coding.SECTIONS,
+}
+
+
+def write(
+    picture_format: PictureFormat, image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_bytes: int
+) -> bytes:
+    """Return the file that a recipe's settings make of finished pixels.
+
+    Raises:
+        IntegrityError: settings that cannot be read, or a file that does not come out at the size.
+    """
+    written: bytes | None
+    if picture_format is PictureFormat.JPEG:
+        coded = jpeg_coding.encode(image, jpeg_coding.JpegCoding.from_bytes(coding))
+        written = jpeg_coding.assemble(sections, coded, size_bytes)
+    elif picture_format is PictureFormat.PNG:
+        written = png_coding.write(image, coding, sections, size_bytes)
+    else:
+        written = webp_coding.write(image, coding, sections, size_bytes)
+    if written is None or len(written) != size_bytes:
+        raise IntegrityError("a rendition does not come out at its written size")
+    return written
+
+
+UNKNOWN_STEPS = Steps(4.0, 4.0)
+"""Taken for lossy formats whose quantizer is not read (AVIF, HEIC): about JPEG at quality 90."""
+
+
+def steps_of(data: bytes, picture_format: PictureFormat) -> Steps:
+    """Return how coarsely a file was quantized.
+
+    Raises:
+        UnfitPictureError, UndecodableError: the headers cannot be read.
+    """
+    if picture_format is PictureFormat.JPEG:
+        tables = jpeg.read_frame(data).tables
+        return Steps(jpeg_coding.visible_step(tables[0]), jpeg_coding.visible_step(tables[-1]))
+    if picture_format is PictureFormat.WEBP:
+        step = webp.visible_step(webp.split(data).quantizers)
+        return Steps(step, step)
+    return Steps(0.0, 0.0) if picture_format in LOSSLESS_FORMATS else UNKNOWN_STEPS
+
+
+LOSSLESS_FORMATS = frozenset({PictureFormat.PNG, PictureFormat.TIFF, PictureFormat.BMP, PictureFormat.GIF})

@@ -1,0 +1,92 @@
+"""What happens to a representative before it is scaled: draft decode, alpha, colour profile, orientation.
+
+Owns these steps and the memory of decoded bases during one search. Not shared between threads.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageCms
+
+from dedupfs.errors import UndecodableError
+from dedupfs.ingest.decode import Picture, decode, translated, transposed
+from dedupfs.ingest.recipe import Colour, Ground, Treatment
+from dedupfs.ingest.scaling import Base, Scaling, reduced
+
+
+def treated(picture: Picture, treatment: Treatment) -> Image.Image:
+    """Return the pixels of a decoded representative as the treatment wants them, turned the member's way.
+
+    Raises:
+        UndecodableError: the colour profile cannot be used.
+    """
+    image = _on_ground(picture.image, treatment.ground)
+    if treatment.colour is Colour.TO_SRGB:
+        image = _to_srgb(image, picture.icc)
+    return transposed(image, treatment.orientation)
+
+
+def _on_ground(image: Image.Image, ground: Ground) -> Image.Image:
+    if image.mode not in ("LA", "RGBA") or ground is Ground.KEPT:
+        return image
+    flat = image.mode[:-1]
+    if ground is Ground.DROPPED:
+        return image.convert(flat)
+    level = 255 if ground is Ground.WHITE else 0
+    under = Image.new(flat, image.size, level if flat == "L" else (level,) * 3)
+    under.paste(image.convert(flat), mask=image.getchannel("A"))
+    return under
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return the image without alpha, as it looks on a white page."""
+    return _on_ground(image, Ground.WHITE)
+
+
+def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
+    """Return the image converted from its profile, relative colorimetric with black point compensation."""
+    with translated():
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        converted = ImageCms.profileToProfile(
+            image,
+            profile,
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    if converted is None:
+        raise UndecodableError("colour profile was not applied")
+    return converted
+
+
+class Bases:
+    """The representative decoded, treated and reduced in the ways that a search has asked for so far."""
+
+    def __init__(self, representative: bytes, treatment: Treatment) -> None:
+        self._representative = representative
+        self._treatment = treatment
+        self._drafts: dict[int, tuple[Image.Image, tuple[float, float]]] = {}
+
+    def __call__(self, scaling: Scaling) -> Base:
+        """Return what the kernel of `scaling` works on.
+
+        Raises:
+            UndecodableError, UnfitPictureError: the representative does not decode.
+        """
+        if scaling.draft not in self._drafts:
+            self._drafts[scaling.draft] = self._decoded(scaling.draft)
+        image, extent_px = self._drafts[scaling.draft]
+        return reduced(image, extent_px, scaling.reduction)
+
+    def _decoded(self, draft: int) -> tuple[Image.Image, tuple[float, float]]:
+        draft_px = None
+        if draft > 1:
+            picture = decode(self._representative, (1, 1))
+            draft_px = (picture.width_px // draft, picture.height_px // draft)
+        picture = decode(self._representative, draft_px)
+        image = treated(picture, self._treatment)
+        width_px, height_px = picture.width_px / draft, picture.height_px / draft
+        turned = self._treatment.orientation >= 5
+        return image, (height_px, width_px) if turned else (width_px, height_px)
