@@ -35,15 +35,19 @@ class ScryptCost:
     p: int = 1
 
     MEMORY_LIMIT_BYTES = 1 << 30
+    LANES_LIMIT_BYTES = 1 << 26
     WORK_LIMIT = 2**24
     """Largest n * r * p accepted from a header: sixteen times the default, some seconds. A header is not to be
     trusted before its slot has opened, so an absurd cost is damage and not an order."""
 
     def __post_init__(self) -> None:
         power_of_two = self.n > 1 and self.n & (self.n - 1) == 0
-        if not power_of_two or self.r < 1 or self.p < 1:
+        # RFC 7914 wants n below 2 ** (16 * r).
+        if not power_of_two or self.r < 1 or self.p < 1 or self.n.bit_length() > 16 * self.r:
             raise IntegrityError("the header asks for scrypt parameters that do not exist")
-        if 128 * self.n * self.r > self.MEMORY_LIMIT_BYTES or self.n * self.r * self.p > self.WORK_LIMIT:
+        # The lanes come on top of the memory that n stands for.
+        too_large = 128 * self.n * self.r > self.MEMORY_LIMIT_BYTES or 128 * self.r * self.p > self.LANES_LIMIT_BYTES
+        if too_large or self.n * self.r * self.p > self.WORK_LIMIT:
             raise IntegrityError("the header asks for absurd scrypt parameters")
 
 

@@ -1,14 +1,15 @@
 """Check: every record opens, every reference has its target, every count is right, every index agrees with its source.
 
 Works on one snapshot, so it may run beside a live mount and sees the volume as of one commit. Nothing is changed.
-With `data` every ciphertext is opened too, and every rendition is made and compared with its digest.
+With `data` every ciphertext is opened too, and every rendition is made and compared with its digest. Renditions are
+made from the volume as it is then, after the snapshot is closed; one that has changed since is none of this check's.
 """
 
 from __future__ import annotations
 
 import stat
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -71,7 +72,11 @@ def check(
         IntegrityError: the database itself cannot be read.
     """
     with volume.store.engine.snapshot() as snapshot:
-        return _Check(volume, snapshot, progress).run(data=data, render=render)
+        run = _Check(volume, snapshot, progress)
+        damaged = run.check(data=data)
+    if data and render is not None:
+        run.check_renditions(render, damaged)
+    return run.report
 
 
 class _Check:
@@ -82,15 +87,17 @@ class _Check:
         self._keyring = volume.store.keyring
         self._snapshot = snapshot
         self._progress = progress
-        self._report = Report()
+        self.report = Report()
         self._totals: Counter[str] = Counter()
         self._inodes: dict[InodeNo, Inode] = {}
         self._contents: dict[ContentId, Exact | Rendition] = {}
         self._content_refs: dict[ContentId, ContentRefs] = {}
         self._chunk_refs: dict[ChunkId, ChunkRefs] = {}
         self._clusters: dict[ClusterId, Cluster] = {}
+        self._lengths: dict[ChunkId, int] = {}
 
-    def run(self, *, data: bool, render: Callable[[Rendition], bytes] | None) -> Report:
+    def check(self, *, data: bool) -> set[ChunkId]:
+        """Examine the snapshot and return the chunks that are missing or do not open."""
         self._inodes = {InodeNo(_number(key)): inode for key, inode in self._read(records.INODES, records.decode_inode)}
         self._contents = {
             ContentId(key): content for key, content in self._read(records.CONTENTS, records.decode_content)
@@ -112,15 +119,13 @@ class _Check:
         self._check_bands()
         self._check_volume_records()
         self._blame(damaged)
-        if data and render is not None:
-            self._check_renditions(render, damaged)
-        return self._report
+        return damaged
 
     # Reading
 
     def _read(self, table: Table, decode: Callable[[bytes], _T]) -> Iterator[tuple[bytes, _T]]:
         for key, sealed in self._snapshot.scan(table.name):
-            self._report.records += 1
+            self.report.records += 1
             try:
                 yield key, decode(self._keyring.open_record(records.place(table, key), sealed))
             except IntegrityError as exc:
@@ -129,13 +134,13 @@ class _Check:
                 self._problem(f"a record of {table.name} is damaged: {exc}", content, inode)
 
     def _problem(self, text: str, content: ContentId | None = None, inode: InodeNo | None = None) -> None:
-        self._report.problems.append(Problem(text, content, inode))
+        self.report.problems.append(Problem(text, content, inode))
 
     # Names and inodes
 
     def _check_tree(self) -> None:
         names: Counter[InodeNo] = Counter()
-        subdirectories: Counter[InodeNo] = Counter()
+        subdirectories: dict[InodeNo, list[InodeNo]] = defaultdict(list)
         entries: dict[bytes, Entry] = {}
         for key, entry in self._read(records.ENTRIES, records.decode_entry):
             parent = InodeNo(_number(key[:8]))
@@ -152,7 +157,7 @@ class _Check:
             if stat.S_IFMT(inode.mode) != entry.type_bits:
                 self._problem("a directory entry and its inode differ in type", inode=entry.inode)
             if stat.S_ISDIR(inode.mode):
-                subdirectories[parent] += 1
+                subdirectories[parent].append(entry.inode)
                 if inode.parent != parent:
                     self._problem("a directory does not know where it is", inode=entry.inode)
         orphans = {InodeNo(_number(key)) for key, _ in self._read(records.ORPHANS, records.decode_mark)}
@@ -172,13 +177,24 @@ class _Check:
         for number, inode in self._inodes.items():
             self._count_inode(inode)
             if stat.S_ISDIR(inode.mode):
-                wanted, named = 2 + subdirectories[number], names[number] == (0 if number == ROOT else 1)
+                wanted, named = 2 + len(subdirectories[number]), names[number] == (0 if number == ROOT else 1)
             else:
                 wanted, named = names[number], bool(names[number]) != (number in orphans)
             if inode.nlink != wanted:
                 self._problem(f"an inode counts {inode.nlink} links and has {wanted}", inode=number)
             if not named:
                 self._problem("an inode has no name, or too many", inode=number)
+        self._check_loops(subdirectories)
+
+    def _check_loops(self, subdirectories: Mapping[InodeNo, list[InodeNo]]) -> None:
+        lost = {number for number, inode in self._inodes.items() if stat.S_ISDIR(inode.mode)}
+        waiting = list(lost - {number for below in subdirectories.values() for number in below})
+        while waiting:
+            number = waiting.pop()
+            lost.discard(number)
+            waiting += [below for below in subdirectories.get(number, ()) if below in lost]
+        for number in lost:
+            self._problem("a directory is below itself", inode=number)
 
     def _count_inode(self, inode: Inode) -> None:
         if stat.S_ISDIR(inode.mode):
@@ -191,6 +207,8 @@ class _Check:
         users: Counter[ContentId] = Counter()
         for number, inode in self._inodes.items():
             if not stat.S_ISREG(inode.mode):
+                if inode.content is not None:
+                    self._problem("something that is no file has a content", inode.content, number)
                 continue
             if inode.content is None:
                 if inode.size:
@@ -222,6 +240,8 @@ class _Check:
             if isinstance(content, Exact):
                 if self._volume.contents.identify(content.layout) != content_id:
                     self._problem("a content stands under another id", content_id)
+                if (content.state is ContentState.PICTURE) != (content.cluster is not None):
+                    self._problem("a picture has no cluster, or a cluster holds something else", content_id)
                 continue
             resting[content.representative] += 1
             representative = self._contents.get(content.representative)
@@ -245,17 +265,17 @@ class _Check:
         damaged = set(named)
         for key, sealed in self._snapshot.scan(records.CHUNKS.name):
             chunk = ChunkId(key)
-            self._report.records += 1
+            self.report.records += 1
             self._totals["chunks"] += 1
             self._totals["stored_bytes"] += len(sealed)
             refs = self._chunk_refs.get(chunk)
-            if refs is None or refs.extents != named[chunk]:
+            if refs is None or refs.extents != named[chunk] or not refs.extents:
                 self._problem(f"a chunk counts {refs.extents if refs else 'no'} users and has {named[chunk]}")
             elif refs.stored_bytes != len(sealed):
                 self._problem("a chunk has another length than was noted")
             if not open_them or self._opens(chunk, sealed):
                 damaged.discard(chunk)
-            self._report.chunks_opened += open_them
+            self.report.chunks_opened += open_them
             self._progress(self._totals["chunks"], len(self._chunk_refs))
         for chunk in damaged & named.keys():
             if self._snapshot.get(records.CHUNKS.name, chunk) is None:
@@ -269,9 +289,11 @@ class _Check:
 
     def _opens(self, chunk: ChunkId, sealed: bytes) -> bool:
         try:
-            return self._volume.chunks.identify(self._volume.chunks.open_sealed(chunk, sealed)) == chunk
+            plaintext = self._volume.chunks.open_sealed(chunk, sealed)
         except IntegrityError:
             return False
+        self._lengths[chunk] = len(plaintext)
+        return self._volume.chunks.identify(plaintext) == chunk
 
     def _extents(self) -> Iterator[tuple[ContentId, Extent]]:
         for content_id, content in self._contents.items():
@@ -281,14 +303,19 @@ class _Check:
 
     def _blame(self, damaged: set[ChunkId]) -> None:
         """Name the contents that suffer from damaged chunks, and the renditions that rest on those."""
-        hit = {content_id for content_id, extent in self._extents() if extent.chunk in damaged}
+        hit = {
+            content_id
+            for content_id, extent in self._extents()
+            if extent.chunk in damaged or self._lengths.get(extent.chunk, extent.length) != extent.length
+        }
         for content_id in hit:
             self._problem("a file cannot be read whole", content_id)
         for content_id, content in self._contents.items():
             if isinstance(content, Rendition) and content.representative in hit and content_id not in hit:
                 self._problem("a file cannot be read: the picture it rests on is damaged", content_id)
 
-    def _check_renditions(self, render: Callable[[Rendition], bytes], damaged: set[ChunkId]) -> None:
+    def check_renditions(self, render: Callable[[Rendition], bytes], damaged: set[ChunkId]) -> None:
+        """Make every rendition that does not rest on damaged chunks."""
         broken = {content_id for content_id, extent in self._extents() if extent.chunk in damaged}
         renditions = [
             (content_id, content)
@@ -299,8 +326,9 @@ class _Check:
             try:
                 render(content)
             except DedupfsError as exc:
-                self._problem(f"a file cannot be read: {exc}", content_id)
-            self._report.renditions_made += 1
+                if self._volume.contents.find(content_id) == content:
+                    self._problem(f"a file cannot be read: {exc}", content_id)
+            self.report.renditions_made += 1
             self._progress(number + 1, len(renditions))
 
     # Clusters and their index
@@ -321,6 +349,8 @@ class _Check:
             self._totals["clusters"] += 1
             if (number, cluster.representative) not in members:
                 self._problem(f"cluster {number} has lost its representative", cluster.representative)
+            elif not isinstance(self._contents.get(cluster.representative), Exact):
+                self._problem(f"cluster {number} is represented by a rendition", cluster.representative)
         for number in {cluster for cluster, _ in members} - self._clusters.keys():
             self._problem(f"cluster {number} is missing")
 
@@ -332,7 +362,7 @@ class _Check:
             for token in similarity.tokens(self._keyring, cluster.fingerprint)
         }
         stored = dict(self._snapshot.scan(records.BANDS.name))
-        self._report.records += len(stored)
+        self.report.records += len(stored)
         if stored != wanted:
             wrong = {key[8:] for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key)}
             for key in wrong:

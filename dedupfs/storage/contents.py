@@ -162,6 +162,7 @@ class Contents:
         """
         content_id = self.identify(prepared.layout)
         if content_id == old_id:
+            self._heal(transaction, prepared)
             return content_id
         old = None if old_id is None else self.find(old_id)
         sole_user = (
@@ -171,9 +172,7 @@ class Contents:
             and self.references(old_id) == ContentRefs(inodes=1)
         )
         if not sole_user or self.find(content_id) is not None:
-            if self.find(content_id) is None:
-                self._link_chunks(transaction, prepared)
-                self._write(transaction, content_id, Exact(prepared.layout, ContentState.PLAIN), ContentRefs())
+            self.store_exact(transaction, prepared)
             self.link(transaction, content_id)
             if old_id is not None:
                 self.unlink(transaction, old_id)
@@ -186,6 +185,7 @@ class Contents:
         for chunk, times in (before - after).items():
             for _ in range(times):
                 self._chunks.unlink(transaction, chunk)
+        self._heal(transaction, prepared)
         self._drop(transaction, old_id, old, ContentRefs(inodes=1))
         self._write(transaction, content_id, Exact(prepared.layout, ContentState.PLAIN), ContentRefs(inodes=1))
         return content_id
@@ -223,8 +223,10 @@ class Contents:
 
         The content may be new. The representative must be stored exactly: a member is always one step from it.
         """
-        if not isinstance(self.get(rendition.representative), Exact):
-            raise IntegrityError("a rendition may only rest on a picture that is stored exactly")
+        if not isinstance(self.get(rendition.representative), Exact) or rendition.representative == content_id:
+            raise IntegrityError("a rendition may only rest on another picture that is stored exactly")
+        if self.references(content_id).renditions:
+            raise IntegrityError("a picture that others rest on cannot become a rendition")
         old = self.find(content_id)
         self._link_chunks(transaction, own)
         self._hold(transaction, rendition.representative, 1)
@@ -237,8 +239,14 @@ class Contents:
         self._clusters.add(transaction, rendition.cluster, content_id)
 
     def become_exact(self, transaction: Transaction, content_id: ContentId, prepared: PreparedLayout) -> None:
-        """Keep a content bit for bit again, from its exact bytes, outside any cluster."""
+        """Keep a rendition bit for bit again, from its exact bytes, outside any cluster.
+
+        A content that is kept so already is healed and stays where it is: others may rest on it.
+        """
         old = self.get(content_id)
+        if isinstance(old, Exact):
+            self._heal(transaction, prepared)
+            return
         self._link_chunks(transaction, prepared)
         self._leave(transaction, content_id, old)
         self._rewrite(transaction, content_id, Exact(prepared.layout, ContentState.PLAIN))

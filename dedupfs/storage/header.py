@@ -72,14 +72,21 @@ def read_header(directory: Path) -> Header:
 
 
 def write_header(directory: Path, header: Header) -> None:
-    """Write the header so that at every moment a whole one is there, and keep the previous one."""
+    """Write the header so that at every moment a whole one is there, and keep the previous one if it is whole.
+
+    Raises OSError; the header is the previous one or the new one then.
+    """
     path, backup = directory / HEADER_FILE, directory / BACKUP_FILE
-    if path.exists():
-        _replace(backup, path.read_bytes())
-        _replace(path, _serialise(header))
-    else:
+    try:
+        previous = _read(path)
+        _parse(previous)
+    except (StoreNotFoundError, IntegrityError):
+        # What is damaged must not take the place of a backup that is not.
         _replace(path, _serialise(header))
         _replace(backup, _serialise(header))
+    else:
+        _replace(backup, previous)
+        _replace(path, _serialise(header))
 
 
 def _read(path: Path) -> bytes:
@@ -99,11 +106,14 @@ def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -158,7 +168,7 @@ def _parse(data: bytes) -> Header:
                 for slot in slots
             ),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         raise IntegrityError(f"{HEADER_FILE} is damaged: it cannot be read") from exc
 
 

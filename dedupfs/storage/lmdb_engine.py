@@ -10,9 +10,10 @@ transaction on the calling thread, as LMDB demands. The map may only grow while 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -26,8 +27,15 @@ DATA_FILE = "data.mdb"
 INITIAL_MAP_BYTES = 1 << 36
 """Address space reserved at first: it costs nothing until it is used, and 64 GiB hold a large photo library."""
 _MAX_READERS = 254
+RESIDENT_BYTES = 64 << 20
+"""How much may be read through the map before its pages are handed back to the page cache. They are shared and could be
+taken away at any time, but count as this process's memory until then: reading 5 GB back showed as 5 GB resident."""
+_MADV_DONTNEED = 4
+_STAMP_KEY = b"\0stamp"
 _COMMIT_OVERHEAD_BYTES = 1 << 20
 """Generous allowance for the branch pages that one commit copies."""
+_UNWRITTEN_BYTES = 1 << 20
+"""Generous allowance for pages at the end that LMDB took and gave back within one commit, and so never wrote."""
 
 
 class LmdbEngine:
@@ -51,6 +59,8 @@ class LmdbEngine:
         self._directory = directory
         self._read_only = read_only
         self._gate = _Gate()
+        self._read_bytes = 0
+        self._data_path = os.path.realpath(directory / DATA_FILE)
         data = directory / DATA_FILE
         if not create and not data.is_file():
             raise IntegrityError(f"{data} is missing")
@@ -71,6 +81,7 @@ class LmdbEngine:
             try:
                 # Readers that died without leaving would pin old pages for good.
                 self._env.reader_check()
+                self._check_length()
                 self._tables = {name: self._env.open_db(name.encode(), create=create) for name in tables}
             except BaseException:
                 self._env.close()
@@ -79,6 +90,11 @@ class LmdbEngine:
     @contextmanager
     def snapshot(self) -> Iterator[_LmdbSnapshot]:
         """See Engine."""
+        with self._reading() as transaction:
+            yield _LmdbSnapshot(transaction, self._tables, self._note_read)
+
+    @contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction]:
         with self._gate.shared():
             try:
                 with _translated("read"):
@@ -87,17 +103,29 @@ class LmdbEngine:
                 transaction = None
             if transaction is not None:
                 with transaction:
-                    yield _LmdbSnapshot(transaction, self._tables)
+                    yield transaction
                 return
         self._adopt_map_size()
-        with self._gate.shared(), _translated("read"), self._env.begin() as transaction:
-            yield _LmdbSnapshot(transaction, self._tables)
+        with self._gate.shared():
+            with _translated("read"):
+                transaction = self._env.begin()
+            with transaction:
+                yield transaction
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See Engine."""
         if self._read_only:
             raise StoreReadOnlyError("the volume is open for reading only")
         batch = list(changes)
+        try:
+            self._apply(batch)
+        except StoreFullError:
+            # Pages that one commit frees serve the commit after the next. When the disk is full, this may be the next
+            # one, and without another in between it would fail for ever.
+            self._apply([], stamp=True)
+            self._apply(batch)
+
+    def _apply(self, batch: Sequence[Change], *, stamp: bool = False) -> None:
         while True:
             try:
                 with self._gate.shared(), _translated("write"), self._env.begin(write=True) as transaction:
@@ -106,13 +134,17 @@ class LmdbEngine:
                             transaction.delete(key, db=self._tables[table])
                         else:
                             transaction.put(key, value, db=self._tables[table])
+                    if stamp:
+                        # LMDB makes nothing of a commit without a change; this is beside the tables, not in one.
+                        transaction.put(_STAMP_KEY, os.urandom(8))
                 return
             except _MapFullError:
                 self._grow()
             except StoreError as exc:
                 # LMDB reports the short write on a full disk as EIO; only the room that is left tells the two apart.
                 needed = sum(len(key) + len(value or b"") for _, key, value in batch) + _COMMIT_OVERHEAD_BYTES
-                if self.free_bytes() < needed:
+                # Free pages inside the file do not count: where they were enough, nothing had to be added to it.
+                if self._disk_room_bytes() < needed:
                     raise StoreFullError("no space left on the disk that holds the volume") from exc
                 raise
 
@@ -122,13 +154,12 @@ class LmdbEngine:
 
     def free_bytes(self) -> int:
         """See Engine. What the disk offers this user, and the pages that LMDB will use again."""
-        info = os.statvfs(self._directory)
-        with self._gate.shared(), _translated("read"), self._env.begin() as transaction:
+        with self._reading() as transaction, _translated("read"):
             pages = self._env.info()["last_pgno"] + 1
             page_bytes = self._env.stat()["psize"]
             stats = [self._env.stat(), *(transaction.stat(table) for table in self._tables.values())]
         used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        return info.f_bavail * info.f_frsize + max(0, pages - used) * page_bytes
+        return self._disk_room_bytes() + max(0, pages - used) * page_bytes
 
     def total_bytes(self) -> int:
         """See Engine."""
@@ -139,6 +170,29 @@ class LmdbEngine:
         """See Engine."""
         with self._gate.alone():
             self._env.close()
+
+    def _note_read(self, size_bytes: int) -> None:
+        """Hand back the pages of the map now and then; an inexact count under several threads does no harm."""
+        self._read_bytes += size_bytes
+        if self._read_bytes < RESIDENT_BYTES:
+            return
+        self._read_bytes = 0
+        libc = ctypes.CDLL(None, use_errno=True)
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5] == self._data_path:
+                start, end = (int(bound, 16) for bound in fields[0].split("-"))
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+    def _disk_room_bytes(self) -> int:
+        info = os.statvfs(self._directory)
+        return info.f_bavail * info.f_frsize
+
+    def _check_length(self) -> None:
+        """Refuse a file that was cut off: reading behind its end would kill the process."""
+        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if os.stat(self._directory / DATA_FILE).st_size + _UNWRITTEN_BYTES < needed:
+            raise IntegrityError(f"{self._directory / DATA_FILE} is damaged: its end is missing")
 
     def _grow(self) -> None:
         with self._gate.alone(), _translated("grow"):
@@ -153,15 +207,18 @@ class LmdbEngine:
 class _LmdbSnapshot:
     """One read transaction; not to be kept past its `with` block."""
 
-    __slots__ = ("_tables", "_transaction")
+    __slots__ = ("_note_read", "_tables", "_transaction")
 
-    def __init__(self, transaction: lmdb.Transaction, tables: dict[str, Any]) -> None:
+    def __init__(self, transaction: lmdb.Transaction, tables: dict[str, Any], note_read: Callable[[int], None]) -> None:
         self._transaction = transaction
         self._tables = tables
+        self._note_read = note_read
 
     def get(self, table: str, key: bytes) -> bytes | None:
         with _translated("read"):
-            return cast("bytes | None", self._transaction.get(key, db=self._tables[table]))
+            value = cast("bytes | None", self._transaction.get(key, db=self._tables[table]))
+        self._note_read(len(value or b""))
+        return value
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
@@ -170,7 +227,9 @@ class _LmdbSnapshot:
                 key = cast("bytes", cursor.key())
                 if not key.startswith(prefix):
                     return
-                yield key, cast("bytes", cursor.value())
+                value = cast("bytes", cursor.value())
+                self._note_read(len(value))
+                yield key, value
                 found = cursor.next()
 
 

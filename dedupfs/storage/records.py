@@ -565,9 +565,16 @@ def decode_counters(data: bytes) -> dict[str, int]:
     def decode(reader: _Reader) -> dict[str, int]:
         (count,) = reader.unpack(">I")
         counters: dict[str, int] = {}
-        for _ in range(count):
-            name = reader.blob().decode("ascii", "replace")
+        previous = ""
+        for number in range(count):
+            try:
+                name = reader.blob().decode()
+            except ValueError as exc:
+                raise IntegrityError("the name of a running total is not readable") from exc
+            if number and name <= previous:
+                raise IntegrityError("the running totals are out of order")
             (counters[name],) = reader.unpack(">q")
+            previous = name
         return counters
 
     return _decode(data, decode)

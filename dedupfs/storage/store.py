@@ -63,6 +63,7 @@ class Store:
         self._wake = threading.Event()
         self._closing = False
         self._failure: StoreError | None = None
+        self._waiting_limit_bytes = 0
         with self.lock:
             stored = self.get(records.VOLUME, _COUNTERS_KEY)
         self._counters = records.decode_counters(stored) if stored else {}
@@ -160,7 +161,7 @@ class Store:
                 return
             if self.read_only:
                 raise StoreReadOnlyError("the volume is open for reading only")
-            if self._failure is not None and self._gathered.size_bytes > self._group_bytes:
+            if self._failure is not None and self.waiting_bytes > self._waiting_limit_bytes:
                 raise self._failure
             transaction = Transaction(self)
             self._transaction = transaction
@@ -210,7 +211,7 @@ class Store:
         return [*own, self._gathered, self._leaving]
 
     def _gather(self, transaction: Transaction) -> None:
-        if not transaction.changes.tables:
+        if not transaction.changes.tables and not transaction.counted:
             return
         self._gathered.merge(transaction.changes)
         for table, changes in transaction.changes.tables.items():
@@ -240,7 +241,11 @@ class Store:
         try:
             self.engine.apply(self._sealed(leaving))
         except StoreError as exc:
-            self._failure = exc
+            with self.lock:
+                if self._failure is None:
+                    # Room for what frees space, not for what fills memory while the disk stays full.
+                    self._waiting_limit_bytes = self.waiting_bytes + self._group_bytes
+                self._failure = exc
             raise
         with self.lock:
             self._failure = None
@@ -264,6 +269,9 @@ class Store:
         return self.keyring.open_record(records.place(table, key), value)
 
     def _remember(self, slot: tuple[str, bytes], value: bytes | None) -> None:
+        if self.read_only:
+            # Another process may be writing, and nobody tells us what it changes.
+            return
         self._cache[slot] = value
         if len(self._cache) > _CACHED_RECORDS:
             self._cache.popitem(last=False)
@@ -278,7 +286,8 @@ class Store:
                 log.warning("the disk below the volume is full; changes are held in memory until there is room")
             except Exception:
                 log.exception("a group of changes could not be written; it is held in memory and tried again")
-                self._wake.wait(self._group_seconds)
+                if not self._closing:
+                    self._wake.wait(self._group_seconds)
 
 
 class Transaction:
@@ -325,7 +334,10 @@ class _Batch:
         self._groups: dict[tuple[Table, bytes], _Changes] = {}
 
     def put(self, table: Table, key: bytes, value: bytes | None) -> None:
-        self.tables.setdefault(table, {})[key] = value
+        changes = self.tables.setdefault(table, {})
+        if key in changes:
+            self.size_bytes -= len(key) + len(changes[key] or b"")
+        changes[key] = value
         self.size_bytes += len(key) + len(value or b"")
         if table.group_bytes:
             self._groups.setdefault((table, key[: table.group_bytes]), {})[key] = value

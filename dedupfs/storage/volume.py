@@ -61,8 +61,12 @@ def create_volume(directory: Path, passphrase: bytes, config: Config, cost: Scry
         UsageError: the directory holds something.
         StoreError: it cannot be made.
     """
-    made = not directory.exists()
     try:
+        chosen = records.encode_config(config)
+    except UnicodeEncodeError as exc:
+        raise UsageError("the label is not text") from exc
+    try:
+        made = not directory.exists()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(directory.iterdir()):
             raise UsageError(f"{directory} is not empty")
@@ -75,11 +79,11 @@ def create_volume(directory: Path, passphrase: bytes, config: Config, cost: Scry
         store = Store(engine, Keyring(volume_key))
         try:
             with store.transaction() as transaction:
-                transaction.put(records.VOLUME, _CONFIG_KEY, records.encode_config(config))
+                transaction.put(records.VOLUME, _CONFIG_KEY, chosen)
         finally:
             store.close()
         headers.write_header(directory, header)
-    except (OSError, StoreError, IntegrityError) as exc:
+    except BaseException as exc:
         for path in directory.iterdir():
             path.unlink()
         if made:
@@ -120,12 +124,16 @@ def open_volume(
         )
         try:
             store = Store(engine, Keyring(volume_key), read_only=read_only, group_seconds=group_seconds)
+        except BaseException:
+            engine.close()
+            raise
+        try:
             stored = store.get(records.VOLUME, _CONFIG_KEY)
             if stored is None:
                 raise IntegrityError("the volume has lost its configuration")
             return Volume(directory, store, records.decode_config(stored), descriptor)
         except BaseException:
-            engine.close()
+            store.close()
             raise
     except BaseException:
         if descriptor is not None:
@@ -134,14 +142,20 @@ def open_volume(
 
 
 def lock_directory(directory: Path) -> int:
-    """Take the writer's lock and return the descriptor that holds it. Raises StoreLockedError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Take the writer's lock and return the descriptor that holds it. Raises StoreLockedError, StoreError."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise StoreError(f"cannot open {directory}: {exc.strerror}") from exc
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except BlockingIOError as exc:
         holder = _holder(descriptor)
         os.close(descriptor)
         raise StoreLockedError(f"{directory} is in use by {holder}") from exc
+    except OSError as exc:
+        os.close(descriptor)
+        raise StoreError(f"cannot lock {directory}: {exc.strerror}") from exc
     return descriptor
 
 

@@ -1,0 +1,170 @@
+"""Slots open with their own passphrase, in their own volume, at a bounded cost; every purpose has its own subkey."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dedupfs.crypto import keys
+from dedupfs.crypto.keys import Keyring, KeySlot, ScryptCost, unwrap, wrap
+from dedupfs.errors import IntegrityError, WrongKeyError
+from tests.conftest import CHEAP, PASSPHRASE
+
+VOLUME_ID = bytes(range(16))
+
+
+@pytest.fixture
+def slot(key: bytes) -> KeySlot:
+    return wrap(key, PASSPHRASE, VOLUME_ID, CHEAP)
+
+
+def test_a_slot_opens_with_its_passphrase(slot: KeySlot, key: bytes) -> None:
+    assert unwrap(slot, PASSPHRASE, VOLUME_ID) == key
+
+
+@pytest.mark.parametrize("passphrase", [b"", PASSPHRASE + b" ", PASSPHRASE[:-1], PASSPHRASE.upper()])
+def test_a_slot_opens_with_no_other_passphrase(slot: KeySlot, passphrase: bytes) -> None:
+    with pytest.raises(WrongKeyError):
+        unwrap(slot, passphrase, VOLUME_ID)
+
+
+def test_a_slot_opens_in_its_own_volume_only(slot: KeySlot) -> None:
+    with pytest.raises(WrongKeyError):
+        unwrap(slot, PASSPHRASE, VOLUME_ID[::-1])
+
+
+def test_a_slot_is_bound_to_its_salt_and_cost(slot: KeySlot) -> None:
+    for changed in (replace(slot, salt=slot.salt[::-1]), replace(slot, cost=ScryptCost(n=2**11))):
+        with pytest.raises(WrongKeyError):
+            unwrap(changed, PASSPHRASE, VOLUME_ID)
+
+
+def test_two_slots_of_one_passphrase_share_nothing(slot: KeySlot, key: bytes) -> None:
+    other = wrap(key, PASSPHRASE, VOLUME_ID, CHEAP)
+    assert other.salt != slot.salt and other.wrapped != slot.wrapped
+
+
+def test_a_slot_with_a_key_of_another_length_is_damage() -> None:
+    with pytest.raises(IntegrityError):
+        unwrap(wrap(b"short", PASSPHRASE, VOLUME_ID, CHEAP), PASSPHRASE, VOLUME_ID)
+
+
+def test_the_default_cost_is_what_the_format_promises() -> None:
+    assert ScryptCost() == ScryptCost(n=2**17, r=8, p=1)
+
+
+@pytest.mark.parametrize(
+    ("n", "r", "p"),
+    [
+        pytest.param(0, 8, 1, id="none"),
+        pytest.param(1, 8, 1, id="one"),
+        pytest.param(-1024, 8, 1, id="negative"),
+        pytest.param(1000, 8, 1, id="not a power of two"),
+        pytest.param(1024, 0, 1, id="no blocks"),
+        pytest.param(1024, 8, 0, id="no lanes"),
+        pytest.param(2**21, 8, 1, id="two gigabytes"),
+        pytest.param(2**10, 2**20, 1, id="wide blocks"),
+        pytest.param(2**17, 8, 2**10, id="many lanes"),
+        pytest.param(2**400, 8, 1, id="astronomic"),
+        pytest.param(2**16, 1, 1, id="n too large for r"),
+        pytest.param(2, 2**22, 2, id="more memory than scrypt takes"),
+    ],
+)
+def test_an_absurd_cost_is_refused_at_once(n: int, r: int, p: int) -> None:
+    with pytest.raises(IntegrityError):
+        ScryptCost(n, r, p)
+
+
+@given(st.integers(1, 400), st.integers(1, 2**24), st.integers(1, 2**24))
+def test_an_accepted_cost_keeps_to_the_limits(log_n: int, r: int, p: int) -> None:
+    try:
+        cost = ScryptCost(2**log_n, r, p)
+    except IntegrityError:
+        return
+    assert 128 * cost.r * (cost.n + cost.p) <= ScryptCost.MEMORY_LIMIT_BYTES + ScryptCost.LANES_LIMIT_BYTES
+    assert cost.n * cost.r * cost.p <= ScryptCost.WORK_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("n", "r", "p"), [(2, 1, 2**16), (2, 2**12, 1), (2**15, 1, 1), (2**14, 8, 1)], ids=["lanes", "width", "n", "usual"]
+)
+def test_scrypt_takes_every_cost_that_is_accepted(key: bytes, n: int, r: int, p: int) -> None:
+    assert unwrap(wrap(key, PASSPHRASE, VOLUME_ID, ScryptCost(n, r, p)), PASSPHRASE, VOLUME_ID) == key
+
+
+def test_every_purpose_has_a_subkey_of_its_own(keyring: Keyring) -> None:
+    subkeys = [getattr(keyring, name) for name in Keyring.__slots__]
+    assert len(set(subkeys)) == len(subkeys) == 7
+    assert all(len(subkey) == 32 for subkey in subkeys)
+
+
+def test_every_volume_has_subkeys_of_its_own(keyring: Keyring) -> None:
+    other = Keyring(keys.new_volume_key())
+    for name in Keyring.__slots__:
+        assert getattr(other, name) != getattr(keyring, name)
+
+
+def test_keyed_functions_differ_by_purpose(keyring: Keyring) -> None:
+    block = bytes(16)
+    outputs = [
+        keyring.chunk_id(block)[:8],
+        keyring.content_id(block)[:8],
+        keyring.name_token(b"", block)[:8],
+        keyring.band_tokens(block)[0],
+        keyring.masks(block)[:8],
+    ]
+    assert len(set(outputs)) == len(outputs)
+
+
+def test_a_record_does_not_open_as_a_chunk(keyring: Keyring) -> None:
+    name = bytes(32)
+    with pytest.raises(IntegrityError):
+        keyring.open_chunk(name, keyring.seal_record(name, b"text"))
+    with pytest.raises(IntegrityError):
+        keyring.open_record(name, keyring.seal_chunk(name, b"text" * 16))
+
+
+def test_a_chunk_does_not_open_under_another_id(keyring: Keyring) -> None:
+    sealed = keyring.seal_chunk(bytes(32), b"text")
+    assert keyring.open_chunk(bytes(32), sealed) == b"text"
+    with pytest.raises(IntegrityError):
+        keyring.open_chunk(b"\1" + bytes(31), sealed)
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16), max_size=20))
+def test_bulk_functions_work_block_by_block(blocks: list[bytes]) -> None:
+    keyring = Keyring(bytes(32))
+    assert keyring.band_tokens(b"".join(blocks)) == [keyring.band_tokens(block)[0] for block in blocks]
+    assert keyring.masks(b"".join(blocks)) == b"".join(keyring.masks(block) for block in blocks)
+
+
+def test_names_of_two_scopes_have_different_tokens(keyring: Keyring) -> None:
+    scopes = [b"entry" + number.to_bytes(8, "big") for number in range(3)] + [b"xattr" + bytes(8)]
+    tokens = [keyring.name_token(scope, name) for scope, name in itertools.product(scopes, [b"", b"a", b"b"])]
+    assert len(set(tokens)) == 12
+
+
+GOLDEN = {
+    "chunk id": "c0fafde76a66f6092c23526691b8c963b5e5aea7c721a5e9980b2bd7786cf698",
+    "content id": "c50bb6fdc394ca3fa913c94869e9542b0bcd5e2bc399561731288af6b78bca33",
+    "name token": "825c8829e1eb393b18094ccfe151748a",
+    "band token": "947f0e4e48e80762",
+    "mask": "361271c0123188cfa7c038f1217963da",
+    "chunk": "0183d2bb455da6dfe79a1ddd63231764c2eb0aea35",
+}
+
+
+def test_keyed_functions_are_what_older_volumes_hold(keyring: Keyring) -> None:
+    outputs = {
+        "chunk id": keyring.chunk_id(b"text"),
+        "content id": keyring.content_id(b"text"),
+        "name token": keyring.name_token(b"scope", b"name"),
+        "band token": keyring.band_tokens(bytes(16))[0],
+        "mask": keyring.masks(bytes(16)),
+        "chunk": keyring.seal_chunk(bytes(32), b"text"),
+    }
+    assert {name: output.hex() for name, output in outputs.items()} == GOLDEN

@@ -1,0 +1,38 @@
+"""A store in memory, which commits when it is told to and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dedupfs.crypto.keys import Keyring
+from dedupfs.storage import records
+from dedupfs.storage.store import Store
+from dedupfs.storage.volume import Volume
+from tests.storage.engines import FaultyEngine, MemoryEngine
+from tests.storage.tree import Tree, problems
+
+
+@pytest.fixture
+def engine() -> FaultyEngine:
+    """An engine that can be made to fail."""
+    return FaultyEngine(MemoryEngine(table.name for table in records.TABLES))
+
+
+@pytest.fixture
+def store(engine: FaultyEngine, keyring: Keyring) -> Iterator[Store]:
+    """A store above that engine."""
+    opened = Store(engine, keyring, group_seconds=3600)
+    yield opened
+    engine.failure = None
+    engine.passing.set()
+    opened.close()
+
+
+@pytest.fixture
+def tree(volume: Volume) -> Iterator[Tree]:
+    """An empty root directory; whatever a test does with it, the volume must be sound in the end."""
+    made = Tree(volume)
+    yield made
+    assert problems(volume) == []
