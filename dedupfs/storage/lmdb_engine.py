@@ -77,6 +77,8 @@ class LmdbEngine:
                 readonly=read_only,
                 create=create,
                 mode=0o600,
+                # Readers leave a mark for the writer in the lock file; a medium that cannot be written has no writer.
+                lock=not read_only or os.access(directory, os.W_OK),
             )
             try:
                 # Readers that died without leaving would pin old pages for good.

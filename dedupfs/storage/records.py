@@ -182,7 +182,7 @@ class Cluster:
     representative: ContentId
     fingerprint: Fingerprint | None
     facts: bytes
-    """ingest.jobs.PictureFacts of the representative, in its own encoding."""
+    """ingest.facts.PictureFacts of the representative, in its own encoding."""
 
 
 @dataclass(frozen=True, slots=True)

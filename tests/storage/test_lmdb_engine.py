@@ -236,3 +236,14 @@ def test_values_fill_pages_as_chunks_expect(engine: LmdbEngine, length: int, pag
     engine.apply([("one", os.urandom(32), bytes(length))])
     with engine._env.begin() as transaction:
         assert transaction.stat(engine._tables["one"])["overflow_pages"] == pages
+
+
+def test_a_medium_that_cannot_be_written_can_be_read(tiny_disk: Path) -> None:
+    writer = opened(tiny_disk, create=True)
+    writer.apply([("one", b"key", b"value")])
+    writer.close()
+    subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
+    reader = opened(tiny_disk, read_only=True)
+    with reader.snapshot() as snapshot:
+        assert snapshot.get("one", b"key") == b"value"
+    reader.close()
