@@ -8,15 +8,16 @@ from pathlib import Path
 from dedupfs.errors import UsageError
 from dedupfs.mount.status import VOLUME_XATTR
 
-_FILESYSTEM_TYPE = "fuse.dedupfs"
+_FILESYSTEM_TYPE = b"fuse.dedupfs"
 
 
 def is_mounted(mountpoint: Path) -> bool:
     """Whether the kernel has a dedupfs mount there, alive or not."""
     wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == _FILESYSTEM_TYPE and _unescaped(fields[1]) in (wanted, str(mountpoint)):
+    # Other people's mountpoints may have any name, in no encoding, so this stays with bytes.
+    for line in Path("/proc/self/mounts").read_bytes().split(b"\n"):
+        fields = line.split(b" ")
+        if _FILESYSTEM_TYPE in fields[2:3] and _unescaped(fields[1]) in (wanted, str(mountpoint)):
             return True
     return False
 
@@ -52,5 +53,5 @@ def volume_of(place: Path) -> tuple[Path, Path | None]:
     return Path(volume), place
 
 
-def _unescaped(field: str) -> str:
-    return field.encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))

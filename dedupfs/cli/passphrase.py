@@ -42,7 +42,7 @@ def read(options: argparse.Namespace, *, twice: bool = False) -> bytes:
         found = os.fsencode(os.environ[ENVIRONMENT_VARIABLE])
     else:
         return _from_terminal(twice)
-    passphrase = found.split(b"\n", 1)[0].rstrip(b"\r")
+    passphrase: bytes = found.split(b"\n", 1)[0].rstrip(b"\r")
     if not passphrase:
         raise UsageError("the passphrase is empty")
     return passphrase
@@ -50,10 +50,10 @@ def read(options: argparse.Namespace, *, twice: bool = False) -> bytes:
 
 def _from_command(command: str) -> bytes:
     try:
-        printed = bytes(subprocess.check_output(command, shell=True))
+        printed: bytes = subprocess.check_output(command, shell=True)
     except subprocess.CalledProcessError as exc:
         raise UsageError(f"the passphrase command failed with status {exc.returncode}") from exc
-    return printed[:_MAX_BYTES]
+    return bytes(printed[:_MAX_BYTES])
 
 
 def _from_terminal(twice: bool) -> bytes:

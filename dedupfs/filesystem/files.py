@@ -39,7 +39,9 @@ from dedupfs.filesystem.subject import FileSubject
 from dedupfs.ingest.pipeline import HEAD_BYTES, Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.model import ContentId, InodeNo
+from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.records import ContentState, Exact, Inode
+from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -104,10 +106,7 @@ class Files:
             if stat.S_ISDIR(inode.mode):
                 raise IsDirectoryError("is a directory")
             file = self._acquire(number, inode)
-            state = (inode.content, self._pipeline.replacements(inode.content))
-            # Two names of one inode are two files to the kernel, each with pages of its own.
-            keep_cache = self._seen.get(number) == state and inode.nlink == 1
-            self._seen[number] = state
+            keep_cache = self._may_keep_pages(file, inode)
             return self._handles.add(Handle(file, readable, writable, append, keep_cache))
 
     def handle(self, number: int) -> Handle:
@@ -170,7 +169,10 @@ class Files:
         """Cut a file, or let it grow with zero bytes."""
         self._check_size(size)
         with self._borrowed(number) as file, file.lock:
-            self._writable_spool(file).truncate(size)
+            spool = self._writable_spool(file)
+            held = spool.memory_bytes
+            spool.truncate(size)
+            self._account(spool.memory_bytes - held)
             self._stamp(file)
 
     # The last name, and the last close
@@ -186,8 +188,7 @@ class Files:
                 return
             self.inodes.delete(transaction, lost.inode)
             if file is not None:
-                file.generation += 1
-                file.unsaved = file.queued = False
+                file.unsaved = False
                 self._forget(file)
 
     def save_now(self, number: InodeNo) -> None:
@@ -215,9 +216,10 @@ class Files:
                 self._last_close(file, strict=True)
         self._pipeline.wait_idle()
         for file in self._in_memory():
-            with file.lock:
-                if file.unsaved:
-                    self._save(file)
+            self._save_if_unsaved(file)
+        with self._store.lock:
+            self._pipeline.look_again()
+        self._pipeline.wait_idle()
         self._store.commit()
 
     def content_in_use(self, content: ContentId) -> bool:
@@ -246,6 +248,18 @@ class Files:
         )
 
     # Inside
+
+    def _may_keep_pages(self, file: OpenFile, inode: Inode) -> bool:
+        """Whether the kernel's pages are of what this open will read; note what it reads for the next one."""
+        # What is in memory may be stored in another way by the time of the next open; and two names of one inode are
+        # two files to the kernel, each with pages of its own.
+        if file.spool is not None or inode.nlink != 1:
+            self._seen.pop(file.inode, None)
+            return False
+        state = (inode.content, self._pipeline.replacements(inode.content))
+        keep = self._seen.get(file.inode) == state
+        self._seen[file.inode] = state
+        return keep
 
     def _acquire(self, number: InodeNo, inode: Inode) -> OpenFile:
         file = self._files.get(number)
@@ -287,6 +301,9 @@ class Files:
                     if not file.handles:
                         self._forget(file)
                 return
+            if self._files.get(file.inode, file) is not file:
+                # It was forgotten and opened anew since; whoever closes that one takes care of it.
+                return
             try:
                 if self._remove_orphan(file):
                     return
@@ -309,7 +326,6 @@ class Files:
             with self._store.lock:
                 if not file.handles and not file.unsaved:
                     self._forget(file)
-                    self._pipeline.look_again()
 
     def _remove_orphan(self, file: OpenFile) -> bool:
         with self._store.transaction() as transaction:
@@ -320,10 +336,8 @@ class Files:
             if nlink or file.handles:
                 return False
             self.inodes.delete(transaction, file.inode)
-            file.generation += 1
-            file.unsaved = file.queued = False
+            file.unsaved = False
             self._forget(file)
-            self._pipeline.look_again()
             return True
 
     def _finish_empty(self, file: OpenFile) -> None:
@@ -336,7 +350,12 @@ class Files:
                     self._metadata.set_unfinished(transaction, file.inode, None)
 
     def _forget(self, file: OpenFile) -> None:
-        """Drop what is in memory for a file; under the store's lock."""
+        """Drop what is in memory for a file; under the store's lock.
+
+        From here on others may change the inode without this object noticing, so a decision about its bytes is void.
+        """
+        file.generation += 1
+        file.queued = False
         if file.spool is not None:
             self._account(-file.spool.memory_bytes)
             file.spool = None
@@ -344,6 +363,7 @@ class Files:
         self._pin(file, None)
         if self._files.get(file.inode) is file:
             del self._files[file.inode]
+        self._pipeline.look_again()
 
     def _pin(self, file: OpenFile, content: ContentId | None) -> None:
         if file.content is not None:
@@ -372,8 +392,10 @@ class Files:
         """Return the file's spool and void decisions about older bytes; under the file's lock."""
         if file.spool is None:
             file.spool = Spool(self._source(file))
-        if not file.unsaved:
+        if not file.unsaved or file.queued:
             with self._store.lock:
+                if not file.unsaved:
+                    file.unsaved_since = time.monotonic()
                 file.unsaved = True
                 file.queued = False
                 file.generation += 1
@@ -388,73 +410,86 @@ class Files:
     def _save(self, file: OpenFile) -> None:
         """Store the spool's bytes exactly; under the file's lock. Raises StoreFullError."""
         spool = file.spool
-        assert spool is not None
+        if spool is None:
+            return
         candidate = self._is_candidate(spool)
         if candidate:
             data = spool.data()
             prepared = self._contents.prepare(data, self._pipeline.cuts(data))
         else:
             prepared = spool.prepare(self._contents)
-        with self._store.transaction() as transaction:
-            inode = self._metadata.inode(file.inode)
-            content: ContentId | None = None
-            if not prepared.layout.size:
-                if inode.content is not None:
-                    self._contents.unlink(transaction, inode.content)
-            elif candidate:
-                content = self._contents.store_exact(transaction, prepared, ContentState.UNDECIDED)
-                self._contents.link(transaction, content)
-                if inode.content is not None:
-                    self._contents.unlink(transaction, inode.content)
-            else:
-                content = self._contents.succeed(transaction, inode.content, prepared)
-            inode = replace(self.store_attributes(inode, file), content=content)
-            self.inodes.put_content(transaction, file.inode, inode)
-            self._metadata.set_unfinished(transaction, file.inode, None)
         with self._store.lock:
+            if file.spool is not spool:
+                # Without a handle it may have been removed, or decided about and stored, since.
+                return
+            with self._store.transaction() as transaction:
+                content = self._store_exactly(transaction, file, prepared, candidate=candidate)
             self._pin(file, content)
             file.unsaved = False
             file.mtime_ns = file.ctime_ns = None
-            # A picture stays in memory while it is open: the decision may replace what is stored.
-            if not candidate and (content is None or isinstance(self._contents.find(content), Exact)):
+            if content is not None and candidate:
+                # A picture stays in memory while it is open: the decision may replace what is stored.
+                self._pipeline.decide_later(content)
+            elif content is None or isinstance(self._contents.find(content), Exact):
                 self._account(-spool.memory_bytes)
                 spool.rebase(LayoutSource(self._contents, prepared.layout))
         self._store.wait_for_room()
+
+    def _store_exactly(
+        self, transaction: Transaction, file: OpenFile, prepared: PreparedLayout, *, candidate: bool
+    ) -> ContentId | None:
+        inode = self._metadata.inode(file.inode)
+        content: ContentId | None = None
+        if not prepared.layout.size:
+            if inode.content is not None:
+                self._contents.unlink(transaction, inode.content)
+        elif candidate:
+            content = self._contents.store_exact(transaction, prepared, ContentState.UNDECIDED)
+            self._contents.link(transaction, content)
+            if inode.content is not None:
+                self._contents.unlink(transaction, inode.content)
+        else:
+            content = self._contents.succeed(transaction, inode.content, prepared)
+        inode = replace(self.store_attributes(inode, file), content=content)
+        self.inodes.put_content(transaction, file.inode, inode)
+        self._metadata.set_unfinished(transaction, file.inode, None)
+        return content
+
+    def _save_if_unsaved(self, file: OpenFile) -> None:
+        """Store a file whose bytes are in memory alone, and drop them from memory unless somebody has it open."""
+        with file.lock:
+            if file.unsaved:
+                self._save(file)
+            with self._store.lock:
+                if not file.handles and not file.unsaved:
+                    self._forget(file)
 
     def _relieve(self) -> None:
         """Store the files that have waited longest until the spools are within their budget."""
         for file in self._in_memory():
             if self._spooled_bytes <= self._budget_bytes:
                 return
-            with file.lock:
-                if file.unsaved:
-                    self._save(file)
-                with self._store.lock:
-                    if not file.handles and not file.unsaved:
-                        self._forget(file)
+            self._save_if_unsaved(file)
 
     def _in_memory(self) -> list[OpenFile]:
         with self._store.lock:
             return [file for file in self._files.values() if file.spool is not None]
 
     def _tend(self) -> None:
-        """Store what has been in memory alone for too long."""
-        since: dict[OpenFile, tuple[int, float]] = {}
         while not self._stopping.wait(_TEND_SECONDS):
-            now = time.monotonic()
-            unsaved = [file for file in self._in_memory() if file.unsaved]
-            since = {file: since.get(file, (file.generation, now)) for file in unsaved}
-            for file, (generation, first_seen) in since.items():
-                if generation != file.generation or now - first_seen < UNSAVED_MAX_SECONDS:
-                    continue
-                try:
-                    with file.lock:
-                        if file.unsaved:
-                            self._save(file)
-                except StoreError as exc:
-                    log.warning("inode %d could not be stored yet: %s", file.inode, exc)
-                except DedupfsError:
-                    log.exception("inode %d could not be stored", file.inode)
+            self._save_what_waits(UNSAVED_MAX_SECONDS)
+
+    def _save_what_waits(self, seconds: float) -> None:
+        """Store what has been in memory alone for so long."""
+        for file in self._in_memory():
+            if not file.unsaved or time.monotonic() - file.unsaved_since < seconds:
+                continue
+            try:
+                self._save_if_unsaved(file)
+            except StoreError as exc:
+                log.warning("inode %d could not be stored yet: %s", file.inode, exc)
+            except DedupfsError:
+                log.exception("inode %d could not be stored", file.inode)
 
     def _account(self, delta_bytes: int) -> None:
         with self._spooled_lock:

@@ -19,11 +19,12 @@ from dedupfs.errors import (
     NoAttributeError,
     NotDirectoryError,
     NotSupportedError,
+    StoreError,
 )
 from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
 from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, NAME_MAX_BYTES, Namespace
-from dedupfs.filesystem.recovery import make_root, recover
+from dedupfs.filesystem.recovery import has_root, make_root, recover
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.model import InodeNo
@@ -73,6 +74,8 @@ class FileSystem:
             recover(volume, self._inodes)
             pipeline.start(self.files.content_in_use)
             self.files.start()
+        elif not has_root(volume):
+            raise StoreError("the volume has never been mounted for writing and holds nothing to be read")
 
     # Names
 

@@ -29,8 +29,10 @@ class OpenFile:
     """The stored content behind `source`; nothing may change the way it is stored meanwhile."""
     unsaved: bool = False
     """The spool holds bytes, or the record lacks times, that a crash would lose."""
+    unsaved_since: float = 0.0
+    """By the monotonic clock, while `unsaved`."""
     generation: int = 0
-    """Grows with the first write after each save; a decision about older bytes is void."""
+    """Grows with the first write after each save or submission; a decision about older bytes is void."""
     mtime_ns: int | None = None
     """Set while it differs from the record."""
     ctime_ns: int | None = None

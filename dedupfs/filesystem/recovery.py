@@ -18,12 +18,19 @@ _ROOT_MODE = 0o755
 
 def make_root(volume: Volume, inodes: Inodes, uid: int = 0, gid: int = 0) -> None:
     """Make the root directory of a volume that has none."""
-    try:
-        volume.metadata.inode(ROOT)
-    except EntryNotFoundError:
+    if not has_root(volume):
         with volume.store.transaction() as transaction:
             number = inodes.make(transaction, stat.S_IFDIR | _ROOT_MODE, uid, gid)
             assert number == ROOT
+
+
+def has_root(volume: Volume) -> bool:
+    """Whether the volume has a root directory; one that was never mounted has none."""
+    try:
+        volume.metadata.inode(ROOT)
+    except EntryNotFoundError:
+        return False
+    return True
 
 
 def recover(volume: Volume, inodes: Inodes) -> None:

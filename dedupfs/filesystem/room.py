@@ -26,12 +26,19 @@ class Room:
         self._granted_bytes = 0
 
     def check(self, wanted_bytes: int, spooled_bytes: int) -> None:
-        """Raise StoreFullError unless so many bytes fit, with all that waits in memory, beside the reserve."""
+        """Raise StoreFullError unless so many bytes fit, with all that waits in memory, beside the reserve.
+
+        Called without any lock: it may have to wait for a commit.
+        """
         self._granted_bytes += wanted_bytes
         if time.monotonic() - self._looked_up > _FRESH_SECONDS or self._granted_bytes > _FRESH_BYTES:
             self._look_up()
         if not self._fits(self._granted_bytes + spooled_bytes):
             self._look_up()
+            if not self._fits(wanted_bytes + spooled_bytes) and self._store.waiting_bytes:
+                # What was deleted since the last commit gives its room back with the next.
+                self._store.commit()
+                self._look_up()
             if not self._fits(wanted_bytes + spooled_bytes):
                 raise StoreFullError("no space left on the disk that holds the volume")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dedupfs.errors import EntryNotFoundError
 from dedupfs.filesystem.handles import OpenFile
 from dedupfs.model import ContentId
-from dedupfs.storage.records import Exact
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
@@ -31,18 +29,8 @@ class FileSubject:
         with file.lock:
             if not self.is_current():
                 return None
-            if file.spool is not None:
-                return file.spool.data()
-        # The memory budget has had it stored meanwhile.
-        with self._volume.store.lock:
-            if not self.is_current():
-                return None
-            try:
-                content_id = self._volume.metadata.inode(file.inode).content
-            except EntryNotFoundError:
-                return None
-            content = self._volume.contents.find(content_id) if content_id is not None else None
-        return self._volume.contents.read_all(content.layout) if isinstance(content, Exact) else None
+            spool = file.spool
+            return spool.data() if spool is not None else None
 
     def is_current(self) -> bool:
         """Whether the bytes still are what the file holds."""

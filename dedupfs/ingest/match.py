@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from dedupfs.errors import IntegrityError
-from dedupfs.ingest.jobs import PictureFacts
+from dedupfs.ingest.facts import PictureFacts
 from dedupfs.model import ClusterId, ContentId, Fingerprint
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.similarity import COMPLETE_RADIUS_BITS

@@ -25,8 +25,9 @@ from dedupfs.errors import (
     WorkerStartError,
 )
 from dedupfs.ingest import match
-from dedupfs.ingest.jobs import Fit, Misfit, PictureFacts, better
+from dedupfs.ingest.facts import PictureFacts, better
 from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.outcome import Fit, Misfit
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.settlement import Newcomer, Refit, Settlement, Subject, is_undecided
 from dedupfs.ingest.sniff import cut_points, sniff
@@ -207,7 +208,10 @@ class Pipeline:
                 original = self._contents.read_all(representative.layout)
                 settled = self._fit(newcomer, facts, candidate, original)
             except IntegrityError as exc:
-                log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
+                found = self._clusters.find(candidate.cluster)
+                if found is not None and found.representative == candidate.representative:
+                    log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
+                # Otherwise its picture has been removed meanwhile, and took its bytes along.
                 continue
             if settled is not None:
                 return settled
@@ -245,17 +249,33 @@ class Pipeline:
         for member in self._clusters.members(candidate.cluster):
             if member in fits:
                 continue
-            content = self._contents.get(member)
-            if isinstance(content, Exact):
-                data = self._contents.read_all(content.layout)
-            else:
-                data = self._renderer.render(content)
+            data = self._bytes_of(member)
+            if data is None:
+                continue
             outcome = self._compare(data, newcomer.data)
             if isinstance(outcome, Misfit):
                 return None
-            theirs: PictureFacts = self._pool.call("inspect", data)
+            try:
+                theirs: PictureFacts = self._pool.call("inspect", data)
+            except WorkerStartError:
+                raise
+            except IngestError as exc:
+                log.warning("a picture of cluster %d could not be looked at: %s", candidate.cluster, exc)
+                return None
             fits[member] = Refit(outcome, len(data), _distance_bits(theirs, facts))
         return fits
+
+    def _bytes_of(self, member: ContentId) -> bytes | None:
+        """Return what a member reads as, or None when its last file has been removed meanwhile."""
+        try:
+            content = self._contents.get(member)
+            if isinstance(content, Exact):
+                return self._contents.read_all(content.layout)
+            return self._renderer.render(content)
+        except IntegrityError:
+            if self._contents.find(member) is None:
+                return None
+            raise
 
     def _compare(self, member: bytes, base: bytes) -> Fit | Misfit:
         try:
@@ -278,7 +298,15 @@ class _StoredPicture:
     def data(self) -> bytes | None:
         """See Subject."""
         content = self._contents.find(self._content)
-        return self._contents.read_all(content.layout) if is_undecided(content) else None
+        if not is_undecided(content):
+            return None
+        try:
+            return self._contents.read_all(content.layout)
+        except IntegrityError:
+            if self.is_current():
+                raise
+            # Its last file has been removed while it was being read.
+            return None
 
     def is_current(self) -> bool:
         """See Subject."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
 from dedupfs.ingest import match
-from dedupfs.ingest.jobs import Fit, PictureFacts
+from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.renderer import codecs
 from dedupfs.model import ClusterId, ContentId
 from dedupfs.storage.contents import PreparedLayout

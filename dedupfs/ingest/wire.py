@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from dedupfs.errors import WorkerError
-from dedupfs.ingest import jobs
+from dedupfs.ingest.facts import PictureFacts
+from dedupfs.ingest.outcome import Fit, Misfit
 from dedupfs.model import Differences, PictureFormat, Policy
 
 _HEAD = struct.Struct(">II")
@@ -25,7 +26,7 @@ _MAX_BLOBS = 16
 _MAX_BLOB_BYTES = 1 << 30
 
 _TYPES: dict[str, Any] = {
-    kind.__name__: kind for kind in (jobs.PictureFacts, jobs.Fit, jobs.Misfit, Differences, PictureFormat, Policy)
+    kind.__name__: kind for kind in (PictureFacts, Fit, Misfit, Differences, PictureFormat, Policy)
 }
 
 
@@ -35,8 +36,7 @@ def write(stream: BinaryIO, value: object) -> None:
     text = json.dumps(_flatten(value, blobs)).encode()
     lengths = b"".join(_BLOB_LENGTH.pack(len(blob)) for blob in blobs)
     stream.write(_HEAD.pack(len(text), len(blobs)) + lengths + text)
-    for blob in blobs:
-        stream.write(blob)
+    stream.writelines(blobs)
     stream.flush()
 
 
@@ -57,7 +57,7 @@ def read(stream: BinaryIO) -> Any:
 
 
 def _flatten(value: object, blobs: list[bytes]) -> object:
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, (bytes, bytearray)):
         blobs.append(bytes(value))

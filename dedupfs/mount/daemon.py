@@ -7,6 +7,7 @@ When libfuse returns, because somebody unmounted or sent SIGTERM, everything is 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
@@ -30,6 +31,10 @@ MAX_TRANSFER_BYTES = 128 << 10
 ENTRY_SECONDS = 3600
 """How long the kernel may keep names: nobody else changes them."""
 _READY = b"ready"
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_ARENAS = 2
+_MMAP_THRESHOLD_BYTES = 128 << 10
+"""glibc's own first value; setting it keeps it from growing (see mallopt(3))."""
 _RENDER_WORKERS = 1
 
 
@@ -50,6 +55,7 @@ def serve(
     """
     # A core file of this process would put keys and pictures on the disk in the clear.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _tame_allocator()
     volume = open_volume(directory, volume_key, read_only=read_only)
     renderer = Renderer(volume.contents, WorkerPool(_RENDER_WORKERS))
     pipeline = Pipeline(volume, WorkerPool(_ingest_workers()), renderer)
@@ -138,6 +144,20 @@ def _run_detached(
         logging.shutdown()
         sys.stdout = sys.stderr = None
         os._exit(code)
+
+
+def _tame_allocator() -> None:
+    """Keep glibc from holding on to what was freed.
+
+    Chunks come and go on many threads; with an arena for each and a threshold that grows with what is freed, copying
+    5 GB in left a gigabyte of holes behind.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    mallopt(_M_ARENA_MAX, _ARENAS)
+    mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
 
 
 def _mount_options(read_only: bool, options: Mapping[str, str | bool]) -> dict[str, str | bool]:

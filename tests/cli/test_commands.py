@@ -1,0 +1,255 @@
+"""The command line as scripts rely on it: exit codes, one line of errors, JSON, every source of a passphrase."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dedupfs.cli import passphrase as passphrases
+from dedupfs.cli.main import main
+from dedupfs.crypto import keys
+from dedupfs.storage import volume as volumes
+from tests.conftest import CHEAP, PASSPHRASE
+from tests.mounting import command_line, dedupfs, without_passphrase
+
+DEFAULT_COST_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key slots cost nothing in commands that run here; DEDUPFS_PASSPHRASE opens the volume."""
+    monkeypatch.setattr(volumes, "ScryptCost", lambda: CHEAP)
+    monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, os.fsdecode(PASSPHRASE))
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """Run a command that fails; return its exit code and the one line that it says."""
+    code = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("dedupfs: ")
+    assert printed.err.count("\n") == 1
+    return code, printed.err.removeprefix("dedupfs: ").strip()
+
+
+def prints(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a command that succeeds and return what it prints."""
+    assert main([str(argument) for argument in arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
+# Volumes
+
+
+def test_init_makes_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = tmp_path / "deep" / "volume"
+    assert str(volume) in prints(capsys, "init", volume, "--dedup", "perceptual", "--label", "holidays")
+    stats = json.loads(prints(capsys, "stats", volume, "--json"))
+    wanted = {"policy": "perceptual", "label": "holidays", "files": 0, "format_version": 1}
+    assert {name: stats[name] for name in wanted} == wanted
+    assert stats["dedup_ratio"] is None
+    assert json.loads(prints(capsys, "check", volume, "--data", "--json"))["clean"]
+    assert json.loads(prints(capsys, "clusters", volume, "--json")) == []
+    assert volume.stat().st_mode & 0o077 == 0
+
+
+def test_init_leaves_what_is_there_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert fails(capsys, "init", tmp_path)[0] == 2
+    assert fails(capsys, "init", tmp_path / "file")[0] in (1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_init_does_not_overwrite_a_volume(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (volume_directory / "volume.json").read_bytes()
+    assert fails(capsys, "init", volume_directory)[0] == 2
+    assert (volume_directory / "volume.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [["stats"], ["clusters"], ["check"], ["why", "x"], ["mount", "."]])
+def test_what_is_not_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    name, *arguments = command
+    mountpoint = tmp_path / "mountpoint"
+    mountpoint.mkdir()
+    arguments = [str(mountpoint) if argument == "." else argument for argument in arguments]
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing", tmp_path / "folder"):
+        code, said = fails(capsys, name, path, *arguments)
+        assert code == 5
+        assert str(path) in said
+
+
+def test_a_volume_of_another_format_version(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = volume_directory / "volume.json"
+    header.write_text(header.read_text().replace('"format_version": 1', '"format_version": 99', 1))
+    (volume_directory / "volume.json.bak").unlink(missing_ok=True)
+    assert '"format_version": 99' in header.read_text()
+    assert fails(capsys, "stats", volume_directory)[0] == 5
+
+
+def test_a_wrong_passphrase(
+    volume_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, "wrong")
+    (tmp_path / "mountpoint").mkdir()
+    for arguments in (["stats"], ["check"], ["clusters"], ["why", "x"], ["mount", str(tmp_path / "mountpoint")]):
+        code, said = fails(capsys, arguments[0], volume_directory, *arguments[1:])
+        assert (code, said) == (3, "wrong passphrase")
+
+
+def test_why_of_a_path_that_is_not_there(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = fails(capsys, "why", volume_directory, "no/such/file")
+    assert code == 1
+    assert "no/such/file" in said
+
+
+@pytest.mark.parametrize("name", ["missing", "file", "full"])
+def test_a_mountpoint_that_cannot_be_one(
+    volume_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    code, said = fails(capsys, "mount", volume_directory, tmp_path / name)
+    assert code == 2
+    assert str(tmp_path / name) in said
+
+
+def test_umount_of_what_is_not_mounted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails(capsys, "umount", tmp_path)[0] == 2
+    assert fails(capsys, "umount", tmp_path / "missing")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["init"], ["init", "x", "--dedup", "all"], ["stats", "a", "b"]]
+)
+def test_nonsense_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: dedupfs" in capsys.readouterr().err
+
+
+def test_failures_reach_the_shell(tmp_path: Path) -> None:
+    done = dedupfs("stats", tmp_path / "missing")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_had_enough_is_no_error(volume_directory: Path) -> None:
+    command = subprocess.list2cmdline(command_line("stats", volume_directory))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | true; echo ${{PIPESTATUS[0]}}"],
+        env=without_passphrase() | {"DEDUPFS_PASSPHRASE": os.fsdecode(PASSPHRASE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+# Passphrases
+
+
+@pytest.mark.parametrize("line_end", ["", "\n", "\r\n", "\nsecond line\n"])
+def test_a_passphrase_from_a_file(
+    volume_directory: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line_end: str,
+) -> None:
+    monkeypatch.delenv(passphrases.ENVIRONMENT_VARIABLE)
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE + line_end.encode())
+    prints(capsys, "stats", volume_directory, "--passphrase-file", tmp_path / "passphrase")
+
+
+def test_a_passphrase_from_a_command(
+    volume_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, "a named source comes before the environment")
+    prints(capsys, "stats", volume_directory, "--passphrase-command", f"printf '%s\\n' '{PASSPHRASE.decode()}'")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--passphrase-file", "/no/such/file"),
+        ("--passphrase-file", "/dev/null"),
+        ("--passphrase-command", "exit 7"),
+        ("--passphrase-command", "true"),
+    ],
+)
+def test_a_source_that_gives_nothing(
+    volume_directory: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert fails(capsys, "stats", volume_directory, option, value)[0] == 2
+
+
+def test_no_source_at_all(volume_directory: Path) -> None:
+    done = dedupfs("stats", volume_directory, environment=without_passphrase())
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "terminal" in done.stderr
+
+
+def _on_a_terminal(answers: list[bytes], *arguments: str | Path) -> tuple[int, bytes]:
+    """Run a command on a terminal, answer each question, and return its exit code and what the terminal showed."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command_line(*arguments),
+        env=without_passphrase(),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    shown = b""
+    asked = 0
+    deadline = time.monotonic() + DEFAULT_COST_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            if select.select([master], [], [], 0.1)[0]:
+                try:
+                    shown += os.read(master, 1000)
+                except OSError:
+                    break
+            if asked < len(answers) and shown.count(b": ") > asked:
+                # Answers that come before the echo is off would be shown.
+                time.sleep(0.1)
+                os.write(master, answers[asked] + b"\n")
+                asked += 1
+        return process.wait(DEFAULT_COST_SECONDS), shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def test_a_passphrase_from_the_terminal(volume_directory: Path) -> None:
+    code, shown = _on_a_terminal([PASSPHRASE], "stats", volume_directory)
+    assert code == 0, shown
+    assert shown.startswith(b"Passphrase: ")
+    assert b"policy       verified" in shown
+    assert PASSPHRASE not in shown
+
+
+def test_a_new_passphrase_is_asked_for_twice(tmp_path: Path) -> None:
+    code, shown = _on_a_terminal([b"one", b"another"], "init", tmp_path / "volume")
+    assert (code, b"Passphrase again: " in shown, b"differ" in shown) == (2, True, True)
+    assert not (tmp_path / "volume").exists()
+
+
+def test_a_slot_made_by_init_is_expensive_to_guess() -> None:
+    """The tests make theirs cheap; a user's must not be."""
+    cost = keys.ScryptCost()
+    assert cost.n * cost.r * cost.p >= 2**17 * 8

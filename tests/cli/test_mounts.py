@@ -1,0 +1,129 @@
+"""Commands beside and around a live mount."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dedupfs.cli import mounts
+from tests.mounting import (
+    MountedVolume,
+    command_line,
+    dedupfs,
+    in_process,
+    is_running,
+    mark_fuse,
+    with_passphrase,
+)
+from tests.volumes import make_volume
+
+pytestmark = mark_fuse()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
+    """A mount at a place with an awkward name."""
+    folder = tmp_path_factory.mktemp("live")
+    mounted = MountedVolume(make_volume(folder / "volume"), folder / "my photos ä\\\t", folder / "log")
+    try:
+        mounted.mount()
+        (mounted.path / "notes.txt").write_bytes(b"notes")
+        yield mounted
+    finally:
+        mounted.destroy()
+    assert mounted.unexpected_messages() == []
+
+
+def test_a_second_mount_is_told_who_holds_the_volume(live: MountedVolume, tmp_path: Path) -> None:
+    done = dedupfs("mount", live.volume, tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert re.fullmatch(rf"dedupfs: {live.volume} is in use by process {live.pid} \(.+\)\n", done.stderr)
+    assert not os.path.ismount(tmp_path)
+    assert (live.path / "notes.txt").read_bytes() == b"notes"
+
+
+def test_a_place_can_be_mounted_once(live: MountedVolume, tmp_path: Path) -> None:
+    other = make_volume(tmp_path / "other")
+    assert dedupfs("mount", other, live.path).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["stats", "clusters"])
+def test_reports_beside_the_mount(live: MountedVolume, command: str) -> None:
+    # Asked by its mountpoint, the mount first commits what it has finished.
+    by_mountpoint, by_volume = (in_process(command, place, "--json") for place in (live.path, live.volume))
+    assert by_volume[0] == by_mountpoint[0] == 0
+    assert by_volume == by_mountpoint
+
+
+def test_why_takes_paths_in_the_volume_and_below_the_mountpoint(live: MountedVolume) -> None:
+    answers = [
+        in_process("why", live.volume, "notes.txt", "--json"),
+        in_process("why", live.path, "notes.txt", "--json"),
+        in_process("why", live.path, live.path / "notes.txt", "--json"),
+    ]
+    assert [answer[0] for answer in answers] == [0, 0, 0]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_check_beside_the_mount(live: MountedVolume) -> None:
+    assert in_process("check", live.volume)[0] == 0
+
+
+def test_mountpoints_of_any_name_are_found(live: MountedVolume, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mounts.is_mounted(live.path)
+    assert not mounts.is_mounted(live.path.parent)
+    # Somebody else's mount with a name in no encoding at all.
+    table = Path("/proc/self/mounts").read_bytes() + b"none /m\xff\xfe tmpfs rw 0 0\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda _: table)
+    monkeypatch.setattr(Path, "read_text", lambda _: table.decode())
+    assert mounts.is_mounted(live.path)
+
+
+def test_a_busy_mount_stays_mounted(tmp_path: Path) -> None:
+    mounted = MountedVolume(make_volume(tmp_path / "volume"), tmp_path / "mount", tmp_path / "log")
+    try:
+        mounted.mount()
+        with (mounted.path / "file").open("wb", buffering=0) as file:
+            file.write(b"first")
+            code, _, said = in_process("umount", mounted.path)
+            assert (code, said.count("\n")) == (1, 1)
+            assert "busy" in said
+            file.write(b" second")
+        assert (mounted.path / "file").read_bytes() == b"first second"
+        mounted.umount()
+    finally:
+        mounted.destroy()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_mount_in_the_foreground_ends_with_a_signal(tmp_path: Path, number: int) -> None:
+    mounted = MountedVolume(make_volume(tmp_path / "volume"), tmp_path / "mount", tmp_path / "log")
+    process = subprocess.Popen(
+        command_line("mount", mounted.volume, mounted.path, "--foreground"),
+        env=with_passphrase(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        mounted.wait_until_mounted()
+        (mounted.path / "file").write_bytes(b"bytes")
+        process.send_signal(number)
+        assert process.communicate(timeout=60) == ("", "")
+        assert process.returncode == 0
+        assert not os.path.ismount(mounted.path)
+        mounted.mount()
+        assert (mounted.path / "file").read_bytes() == b"bytes"
+        mounted.umount()
+        assert not is_running(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+        mounted.destroy()

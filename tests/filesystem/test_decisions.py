@@ -1,0 +1,348 @@
+"""Files, handles and decisions about pictures: whoever has a file open reads exact bytes, and nothing that was written
+is lost, whatever is decided at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dedupfs.storage.contents import PreparedLayout
+from dedupfs.storage.metadata import ROOT
+from dedupfs.storage.records import ContentState, Exact
+from tests.filesystem.core import BROKEN_SCENE, CRASHING_SCENE, Core, SketchPool, rendition_of, sketch
+
+PHOTO = sketch(7, width_px=400, size=300_000)
+COPY = sketch(7, width_px=200, coarseness=3)
+
+
+def test_a_copy_becomes_a_rendition(core: Core) -> None:
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    core.put(b"copy", COPY)
+    core.filesystem.settle()
+    assert core.is_rendition(b"copy")
+    assert core.read(b"copy") == rendition_of(COPY)
+    assert core.read(b"photo") == PHOTO
+
+
+def test_a_better_picture_takes_over_the_cluster(core: Core) -> None:
+    core.put(b"copy", COPY)
+    core.filesystem.settle()
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    assert core.is_rendition(b"copy")
+    assert not core.is_rendition(b"photo")
+    assert core.counter("clusters") == 1
+    assert core.read(b"photo") == PHOTO
+
+
+@pytest.mark.parametrize("photo_first", [True, False])
+def test_bytes_that_were_fsynced_before_the_close_are_decided_about_too(core: Core, photo_first: bool) -> None:
+    """rsync --fsync, editors and mail programs do that with every file."""
+    files = [(b"photo", PHOTO), (b"copy", COPY)]
+    for name, data in files if photo_first else reversed(files):
+        core.put(name, data, fsync=True)
+        core.filesystem.settle()
+    assert core.counter("undecided") == 0
+    assert core.is_rendition(b"copy")
+
+
+def test_a_picture_saved_by_the_memory_budget_is_decided_about_too(volume_directory: Path) -> None:
+    core = Core(volume_directory, budget_bytes=0)
+    try:
+        handles = []
+        for number in range(4):
+            _, handle = core.filesystem.create(ROOT, b"%d" % number, 0o644, 0, 0)
+            core.files.write(handle, 0, sketch(10 + number))
+            handles.append(handle)
+        core.files.write(handles[-1], 0, sketch(13)[:10])
+        for handle in handles:
+            core.files.release(handle)
+        assert core.problems() == []
+        assert core.counter("undecided") == 0
+        assert core.counter("pictures") == 4
+    finally:
+        core.filesystem.close()
+
+
+def test_a_picture_saved_because_it_waited_long_is_decided_about_too(core: Core, pool: SketchPool) -> None:
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    with pool.held():
+        core.put(b"copy", COPY)
+        core.files._save_what_waits(0.0)
+        assert core.volume.contents.undecided()
+    core.filesystem.settle()
+    assert core.is_rendition(b"copy")
+    assert core.files.find(core.filesystem.lookup(ROOT, b"copy")) is None
+
+
+@pytest.mark.parametrize("change", ["edit", "remove"])
+def test_a_picture_saved_early_and_changed_since_is_not_decided_back(core: Core, pool: SketchPool, change: str) -> None:
+    """Its bytes left memory while its decision was under way, and came back as another open file."""
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    with pool.held():
+        core.put(b"copy", COPY)
+        assert pool.asked.wait(5)
+        core.files._save_what_waits(0.0)
+        if change == "edit":
+            core.edit(b"copy", 0, b"other bytes")
+        else:
+            core.filesystem.unlink(ROOT, b"copy")
+    core.filesystem.settle()
+    if change == "edit":
+        assert core.read(b"copy") == b"other bytes" + COPY[11:]
+    else:
+        assert core.counter("files") == 1
+
+
+def test_writing_during_a_decision_makes_it_void(core: Core, pool: SketchPool) -> None:
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    with pool.held():
+        core.put(b"copy", COPY)
+        assert pool.asked.wait(5)
+        handle = core.open(b"copy", writable=True)
+        core.files.write(handle, 100, b"edited")
+    core.pipeline.wait_idle()
+    edited = COPY[:100] + b"edited" + COPY[106:]
+    assert core.files.read(handle, 0, 10_000) == edited
+    core.files.release(handle)
+    core.filesystem.settle()
+    assert core.read(b"copy") == edited
+
+
+def test_appending_during_a_decision_keeps_both(core: Core, pool: SketchPool) -> None:
+    with pool.held():
+        core.put(b"photo", PHOTO)
+        assert pool.asked.wait(5)
+        number = core.filesystem.lookup(ROOT, b"photo")
+        core.filesystem.truncate(number, len(PHOTO) + 3)
+    core.filesystem.settle()
+    assert core.read(b"photo") == PHOTO + bytes(3)
+    assert core.filesystem.attributes(number).size == len(PHOTO) + 3
+
+
+def test_a_reader_sees_exact_bytes_until_it_closes(core: Core, pool: SketchPool) -> None:
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    with pool.held():
+        core.put(b"copy", COPY)
+        handle = core.open(b"copy")
+        first = core.files.read(handle, 0, 100)
+    core.pipeline.wait_idle()
+    assert first + core.files.read(handle, 100, 10_000) == COPY
+    core.files.release(handle)
+    core.filesystem.settle()
+    assert core.read(b"copy") == rendition_of(COPY)
+
+
+def test_a_stored_picture_is_not_replaced_while_somebody_reads_it(core: Core) -> None:
+    core.put(b"copy", COPY)
+    core.filesystem.settle()
+    handle = core.open(b"copy")
+    first = core.files.read(handle, 0, 100)
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    assert not core.is_rendition(b"copy")
+    assert first + core.files.read(handle, 100, 10_000) == COPY
+    core.files.release(handle)
+    core.filesystem.settle()
+    assert core.is_rendition(b"copy")
+
+
+def test_other_readers_do_not_cause_work_over_and_over(core: Core, pool: SketchPool) -> None:
+    core.put(b"copy", COPY)
+    core.put(b"other", b"text")
+    core.filesystem.settle()
+    handle = core.open(b"copy")
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    asked = len(pool.calls)
+    for _ in range(5):
+        core.read(b"other")
+    core.pipeline.wait_idle()
+    assert len(pool.calls) == asked
+    core.files.release(handle)
+
+
+def test_the_kernel_may_keep_pages_only_of_what_is_read_again(core: Core, pool: SketchPool) -> None:
+    def keeps(name: bytes) -> bool:
+        handle = core.open(name)
+        try:
+            return core.files.handle(handle).keep_cache
+        finally:
+            core.files.release(handle)
+
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    assert [keeps(b"photo") for _ in range(3)] == [False, True, True]
+    with pool.held():
+        core.put(b"copy", COPY)
+        reader = core.open(b"copy")
+    core.pipeline.wait_idle()
+    assert core.is_rendition(b"copy")
+    # The decision has been stored, yet whoever opens the file beside the first reader is still given exact bytes.
+    assert not keeps(b"copy")
+    core.files.release(reader)
+    assert not keeps(b"copy"), "pages of the exact bytes would be mixed with the rendition"
+    assert keeps(b"copy")
+    core.edit(b"photo", 5, b"other")
+    assert not keeps(b"photo")
+
+
+def test_pages_of_another_name_are_not_kept(core: Core) -> None:
+    core.put(b"a", b"old")
+    number = core.filesystem.lookup(ROOT, b"a")
+    core.read(b"a")
+    core.filesystem.link(number, ROOT, b"b")
+    core.edit(b"b", 0, b"new")
+    core.read(b"b")
+    core.filesystem.unlink(ROOT, b"b")
+    handle = core.open(b"a")
+    assert not core.files.handle(handle).keep_cache
+    core.files.release(handle)
+
+
+def test_the_mtime_set_before_the_decision_stays(core: Core, pool: SketchPool) -> None:
+    core.put(b"photo", PHOTO)
+    with pool.held():
+        number = core.put(b"copy", COPY)
+        core.filesystem.set_times(number, 5, 7)
+        assert core.filesystem.attributes(number).mtime_ns == 7
+    core.filesystem.settle()
+    attributes = core.filesystem.attributes(number)
+    assert (attributes.atime_ns, attributes.mtime_ns, attributes.size) == (5, 7, len(COPY))
+
+
+def test_the_mtime_set_while_a_file_is_being_stored_stays(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cp -a` sets times on a file that is still open; the budget may be storing it just then."""
+    number, handle = core.filesystem.create(ROOT, b"a", 0o644, 0, 0)
+    core.files.write(handle, 0, b"bytes")
+    store = core.volume.store
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            store,
+            "lock",
+            _BusyLock(store.lock, lambda: core.filesystem.set_times(number, None, 7)),
+        )
+        core.files.fsync(handle)
+    core.files.release(handle)
+    assert core.filesystem.attributes(number).mtime_ns == 7
+
+
+class _BusyLock:
+    """A lock whose next owner does something whenever it becomes free; for use on one thread."""
+
+    def __init__(self, lock: Any, next_owner: Callable[[], None]) -> None:
+        self._lock = lock
+        self._next_owner = next_owner
+        self._depth = 0
+        self._is_next = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        self._lock.release()
+        if not self._depth and not self._is_next:
+            self._is_next = True
+            self._next_owner()
+            self._is_next = False
+
+
+def test_cutting_a_file_gives_its_memory_back(core: Core) -> None:
+    _, handle = core.filesystem.create(ROOT, b"a", 0o644, 0, 0)
+    core.files.write(handle, 0, bytes(range(256)) * 4096)
+    core.filesystem.truncate(core.filesystem.lookup(ROOT, b"a"), 0)
+    core.files.release(handle)
+    assert core.files._spooled_bytes == 0
+
+
+def test_a_file_removed_while_it_is_being_stored_harms_nobody(
+    core: Core, pool: SketchPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget stores other files on behalf of a writer, who must not be told of what became of those."""
+    prepare = core.volume.contents.prepare
+
+    def removed_meanwhile(*arguments: Any) -> PreparedLayout:
+        if core.volume.metadata.find_entry(ROOT, b"gone") is not None:
+            core.filesystem.unlink(ROOT, b"gone")
+        return prepare(*arguments)
+
+    with pool.held():
+        number = core.put(b"gone", PHOTO)
+        file = core.files.find(number)
+        assert file is not None
+        monkeypatch.setattr(core.volume.contents, "prepare", removed_meanwhile)
+        core.files._save_if_unsaved(file)
+    core.filesystem.settle()
+    assert core.counter("files") == 0
+
+
+def test_a_decision_while_a_file_is_being_stored_leaves_no_hold_on_it(
+    core: Core, pool: SketchPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = core.volume.contents.prepare
+
+    def decided_meanwhile(*arguments: Any) -> PreparedLayout:
+        if threading.current_thread() is threading.main_thread():
+            release.close()
+            core.pipeline.wait_idle()
+        return prepare(*arguments)
+
+    with ExitStack() as release:
+        release.enter_context(pool.held())
+        core.put(b"photo", PHOTO)
+        assert pool.asked.wait(5)
+        monkeypatch.setattr(core.volume.contents, "prepare", decided_meanwhile)
+        core.files._save_what_waits(0.0)
+    content = core.content(b"photo")
+    assert isinstance(content, Exact)
+    assert content.state is ContentState.PICTURE
+    assert not core.files.content_in_use(core.volume.contents.identify(content.layout))
+
+
+@pytest.mark.parametrize("scene", [BROKEN_SCENE, CRASHING_SCENE])
+def test_what_cannot_be_decoded_is_kept_exactly(volume_directory: Path, scene: int) -> None:
+    core = Core(volume_directory)
+    try:
+        core.put(b"broken", sketch(scene))
+        assert core.problems() == []
+        assert core.read(b"broken") == sketch(scene)
+        assert core.counter("undecodable") == 1
+    finally:
+        core.filesystem.close()
+
+
+def test_an_edited_picture_is_considered_anew(core: Core) -> None:
+    core.put(b"photo", PHOTO)
+    core.put(b"copy", sketch(8, width_px=200, coarseness=3))
+    core.filesystem.settle()
+    assert not core.is_rendition(b"copy")
+    core.edit(b"copy", 0, COPY)
+    core.filesystem.settle()
+    assert core.is_rendition(b"copy")
+    core.edit(b"copy", 0, b"no picture")
+    core.filesystem.settle()
+    assert core.read(b"copy") == b"no picture" + rendition_of(COPY)[10:]
+    assert core.counter("renditions") == 0
+
+
+def test_removing_every_file_leaves_nothing(core: Core) -> None:
+    for name, data in ((b"photo", PHOTO), (b"copy", COPY), (b"again", PHOTO), (b"text", b"text")):
+        core.put(name, data)
+    core.filesystem.settle()
+    for name in (b"photo", b"text", b"copy", b"again"):
+        core.filesystem.unlink(ROOT, name)
+    core.filesystem.settle()
+    for counter in ("files", "logical_bytes", "stored_bytes", "chunks", "clusters", "pictures", "renditions"):
+        assert core.counter(counter) == 0, counter

@@ -1,0 +1,302 @@
+"""The pipeline's choices, with a pool that answers at once: what becomes of a picture, also when something fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dedupfs.errors import StoreFullError, UnfitPictureError, WorkerError, WorkerStartError
+from dedupfs.ingest import pipeline as pipelines
+from dedupfs.ingest.outcome import Misfit
+from dedupfs.model import Policy
+from dedupfs.storage import records
+from dedupfs.storage.metadata import ROOT
+from dedupfs.storage.records import ContentState, Exact, Rendition
+from tests.filesystem.core import Core, SketchPool, rendition_of, sketch
+from tests.volumes import make_volume
+
+PHOTO = sketch(7, width_px=400, size=300_000)
+COPY = sketch(7, width_px=200, coarseness=3)
+SMALL = sketch(7, width_px=100, coarseness=5)
+STRANGER = sketch(9, width_px=300)
+
+
+class TamperedPool(SketchPool):
+    """Answers as a test wants where the test wants it."""
+
+    def __init__(self, workers: int = 1) -> None:
+        super().__init__(workers)
+        self.instead: dict[str, Any] = {}
+
+    def call(self, job: str, *arguments: Any) -> Any:
+        if job in self.instead:
+            self.calls.append(job)
+            return self.instead[job](*arguments)
+        return super().call(job, *arguments)
+
+
+@pytest.fixture
+def pool() -> TamperedPool:
+    return TamperedPool()
+
+
+@pytest.fixture
+def core(volume_directory: Path, pool: TamperedPool) -> Iterator[Core]:
+    core = Core(volume_directory, pool)
+    try:
+        yield core
+        assert core.problems() == []
+    finally:
+        core.filesystem.close()
+
+
+def settled(core: Core, **files: bytes) -> Core:
+    """Write files one after the other, each decided about before the next."""
+    for name, data in files.items():
+        core.put(name.encode(), data)
+        core.filesystem.settle()
+    return core
+
+
+def kinds(core: Core) -> dict[str, str]:
+    """Return how every file is kept, by name."""
+    found = {}
+    for entry in core.filesystem.list_directory(ROOT)[2:]:
+        content = core.content(entry.name)
+        assert content is not None
+        found[entry.name.decode()] = "rendition" if isinstance(content, Rendition) else content.state.name.lower()
+    return found
+
+
+def raising(exc: Exception) -> Any:
+    def answer(*_: object) -> None:
+        raise exc
+
+    return answer
+
+
+def test_versions_gather_around_the_best(core: Core) -> None:
+    settled(core, small=SMALL, copy=COPY, stranger=STRANGER, photo=PHOTO)
+    assert kinds(core) == {"small": "rendition", "copy": "rendition", "stranger": "picture", "photo": "picture"}
+    assert core.counter("clusters") == 2
+    for name in ("small", "copy"):
+        content = core.content(name.encode())
+        assert isinstance(content, Rendition)
+        representative = core.volume.contents.get(content.representative)
+        assert isinstance(representative, Exact)
+        assert core.volume.contents.read_all(representative.layout) == PHOTO, "never a rendition of a rendition"
+
+
+def test_the_same_bytes_are_kept_once(core: Core, pool: TamperedPool) -> None:
+    settled(core, one=PHOTO)
+    asked = len(pool.calls)
+    settled(core, two=PHOTO)
+    assert len(pool.calls) == asked
+    assert (core.counter("exact_duplicates"), core.counter("clusters"), core.counter("pictures")) == (1, 1, 2)
+
+
+def test_the_same_bytes_as_a_rendition_are_that_rendition(core: Core) -> None:
+    settled(core, photo=PHOTO, one=COPY, two=COPY)
+    assert kinds(core) == {"photo": "picture", "one": "rendition", "two": "rendition"}
+    assert core.counter("renditions") == 1
+    assert core.read(b"two") == rendition_of(COPY)
+
+
+def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core, pool: TamperedPool) -> None:
+    settled(core, copy=COPY, small=SMALL)
+    before = {name: core.read(name) for name in (b"copy", b"small")}
+    fit = SketchPool.call
+
+    def stubborn(member: bytes, base: bytes, policy: Policy) -> Any:
+        if len(member) == len(SMALL) and member[:9] == SMALL[:9]:
+            return Misfit("pixels", None)
+        return fit(pool, "fit", member, base, policy)
+
+    pool.instead["fit"] = stubborn
+    settled(core, photo=PHOTO)
+    assert kinds(core) == {"copy": "picture", "small": "rendition", "photo": "picture"}
+    assert {name: core.read(name) for name in before} == before
+    assert core.counter("clusters") == 2
+
+
+def test_a_promotion_during_which_a_worker_fails_changes_nothing(core: Core, pool: TamperedPool) -> None:
+    settled(core, copy=COPY, small=SMALL)
+    inspect = SketchPool.call
+    seen: list[bytes] = []
+
+    def fails_later(data: bytes) -> Any:
+        seen.append(data)
+        if len(seen) > 1:
+            raise WorkerError("crashed")
+        return inspect(pool, "inspect", data)
+
+    pool.instead["inspect"] = fails_later
+    settled(core, photo=PHOTO)
+    assert len(seen) == 2
+    assert kinds(core) == {"copy": "picture", "small": "rendition", "photo": "picture"}
+
+
+@pytest.mark.parametrize(
+    ("exc", "state"),
+    [(UnfitPictureError("animated"), "picture"), (WorkerError("crashed"), "undecodable")],
+    ids=["unfit", "crashed"],
+)
+def test_what_cannot_be_compared_is_kept_exactly(core: Core, pool: TamperedPool, exc: Exception, state: str) -> None:
+    pool.instead["inspect"] = raising(exc)
+    settled(core, photo=PHOTO, copy=COPY)
+    assert kinds(core) == {"photo": state, "copy": state}
+    assert core.read(b"copy") == COPY
+
+
+@pytest.mark.parametrize("exc", [WorkerError("crashed"), UnfitPictureError("coding")])
+def test_a_comparison_that_fails_keeps_both(core: Core, pool: TamperedPool, exc: Exception) -> None:
+    pool.instead["fit"] = raising(exc)
+    settled(core, photo=PHOTO, copy=COPY)
+    assert kinds(core) == {"photo": "picture", "copy": "picture"}
+
+
+@pytest.mark.parametrize("job", ["inspect", "fit"])
+def test_without_workers_a_picture_stays_undecided_for_the_next_mount(volume_directory: Path, job: str) -> None:
+    pool = TamperedPool()
+    core = settled(Core(volume_directory, pool), photo=PHOTO)
+    pool.instead[job] = raising(WorkerStartError("no process"))
+    settled(core, copy=COPY)
+    assert kinds(core) == {"photo": "picture", "copy": "undecided"}
+    assert core.read(b"copy") == COPY
+    core.filesystem.close()
+    again = Core(volume_directory)
+    again.filesystem.settle()
+    assert kinds(again) == {"photo": "picture", "copy": "rendition"}
+    assert again.problems() == []
+    again.filesystem.close()
+
+
+@pytest.mark.parametrize("answer", [None, b"bytes", ["done"], 5])
+def test_an_answer_that_makes_no_sense_loses_nothing(core: Core, pool: TamperedPool, answer: object) -> None:
+    pool.instead["inspect"] = lambda *_: answer
+    settled(core, photo=PHOTO)
+    assert core.read(b"photo") == PHOTO
+    assert core.volume.metadata.inode(core.filesystem.lookup(ROOT, b"photo")).size == len(PHOTO)
+
+
+def test_a_full_disk_during_a_decision_loses_nothing(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(core.volume.contents, "store_exact", raising(StoreFullError("full")))
+        number = core.put(b"photo", PHOTO)
+        core.pipeline.wait_idle()
+        with pytest.raises(StoreFullError):
+            core.filesystem.settle()
+        assert core.read(b"photo") == PHOTO
+        assert core.filesystem.attributes(number).size == len(PHOTO)
+    core.filesystem.settle()
+    assert kinds(core) == {"photo": "picture"}
+
+
+def test_a_damaged_representative_is_passed_over(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    settled(core, photo=PHOTO)
+    good = damage(core, b"photo")
+    settled(core, copy=COPY)
+    assert kinds(core)["copy"] == "picture"
+    assert core.read(b"copy") == COPY
+    assert "damaged" in caplog.text
+    for chunk, sealed in good.items():
+        with core.volume.store.transaction() as transaction:
+            transaction.put(records.CHUNKS, chunk, sealed)
+
+
+def test_a_rendition_that_cannot_be_read_is_healed_by_its_bytes(core: Core, pool: TamperedPool) -> None:
+    settled(core, photo=PHOTO, copy=COPY)
+    pool.instead["render"] = raising(WorkerError("another library"))
+    core.renderer._cache.clear()
+    settled(core, again=COPY)
+    assert kinds(core) == {"photo": "picture", "copy": "plain", "again": "plain"}
+    assert core.read(b"copy") == COPY
+
+
+def damage(core: Core, name: bytes) -> dict[bytes, bytes]:
+    """Flip a bit in every chunk of a file and return what was there."""
+    content = core.content(name)
+    assert isinstance(content, Exact)
+    good = {}
+    with core.volume.store.transaction() as transaction:
+        for extent in content.layout.extents:
+            sealed = core.volume.store.get(records.CHUNKS, extent.chunk)
+            assert sealed is not None
+            good[bytes(extent.chunk)] = sealed
+            transaction.put(records.CHUNKS, extent.chunk, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    core.filesystem.settle()
+    core.volume.contents._cache._held.clear()
+    return good
+
+
+def test_two_versions_at_once_end_in_one_cluster(tmp_path: Path) -> None:
+    """Neither sees the other when it looks for candidates; whoever settles second has to look again."""
+    for number in range(5):
+        pool = SketchPool(workers=3)
+        core = Core(make_volume(tmp_path / str(number)), pool)
+        with pool.held():
+            for name, data in ((b"photo", PHOTO), (b"copy", COPY), (b"small", SMALL)):
+                core.put(name, data)
+        core.filesystem.settle()
+        assert kinds(core) == {"photo": "picture", "copy": "rendition", "small": "rendition"}
+        assert core.counter("clusters") == 1
+        assert core.problems() == []
+        core.filesystem.close()
+
+
+def test_many_threads_write_read_and_remove_at_once(volume_directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    core = Core(volume_directory, SketchPool(workers=2), budget_bytes=1 << 20)
+    failures: list[BaseException] = []
+
+    def work(scene: int) -> None:
+        try:
+            for turn in range(12):
+                name = b"%d-%d" % (scene, turn % 4)
+                data = sketch(scene, width_px=100 + turn, coarseness=20 - turn, size=5000)
+                if core.volume.metadata.find_entry(ROOT, name) is not None:
+                    core.filesystem.unlink(ROOT, name)
+                core.put(name, data, fsync=turn % 3 == 0)
+                core.edit(name, len(data) - 1, data[-1:])
+                read = core.read(name)
+                assert read in (data, rendition_of(data))
+        except BaseException as exc:
+            failures.append(exc)
+            raise
+
+    threads = [threading.Thread(target=work, args=(scene,)) for scene in (20, 21, 22, 23)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert core.problems() == []
+    assert [record.getMessage() for record in caplog.records] == []
+    assert (core.counter("undecided"), core.counter("clusters"), core.counter("files")) == (0, 4, 16)
+    core.filesystem.close()
+
+
+def test_what_is_too_long_to_wait_in_memory_is_no_picture(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelines, "MAX_PICTURE_BYTES", 1000)
+    settled(core, photo=PHOTO)
+    assert kinds(core) == {"photo": "plain"}
+
+
+def test_without_deduplication_nothing_is_asked(tmp_path: Path) -> None:
+    pool = SketchPool()
+    core = settled(Core(make_volume(tmp_path / "volume", Policy.OFF), pool), photo=PHOTO, copy=COPY, again=PHOTO)
+    assert kinds(core) == {"photo": "plain", "copy": "plain", "again": "plain"}
+    assert pool.calls == []
+    assert core.counter("exact_duplicates") == 1
+    core.filesystem.close()
+
+
+def test_the_state_of_an_undecodable_file_is_kept(core: Core) -> None:
+    settled(core, broken=b"\xff\xd8\xff and so on", again=b"\xff\xd8\xff and so on")
+    content = core.content(b"again")
+    assert isinstance(content, Exact)
+    assert content.state is ContentState.UNDECODABLE
+    assert core.counter("undecodable") == 2

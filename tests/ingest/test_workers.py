@@ -1,0 +1,206 @@
+"""Worker processes: what happens to one costs one job, and the pool goes on.
+
+The jobs of these tests live in a module that a stand-in for the worker imports, so that a worker can be made to crash,
+hang or talk nonsense.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dedupfs.errors import UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
+from dedupfs.ingest.facts import PictureFacts
+from dedupfs.ingest.workers import WorkerPool
+from dedupfs.model import PictureFormat
+from tests.ingest.drawing import encoded, photo
+
+BAD_JOBS = """
+import os, signal, sys, time
+
+from dedupfs.errors import UndecodableError, UnfitPictureError
+from dedupfs.ingest import worker
+
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang():
+    time.sleep(600)
+
+
+def bomb():
+    return len(bytearray(100 << 30))
+
+
+def talk_nonsense():
+    os.write(ANSWERS, b"nonsense" * 100)
+
+
+def answer_too_much():
+    return [1, 2, 3]
+
+
+def unfit():
+    raise UnfitPictureError("animated")
+
+
+def undecodable():
+    raise UndecodableError("broken")
+
+
+def fail():
+    raise ZeroDivisionError("an error in a library")
+
+
+def leave():
+    sys.exit(3)
+
+
+def chatter():
+    print("a library that prints", flush=True)
+    os.write(1, b"at every level")
+    return b"quiet"
+
+
+def environment():
+    return sorted(os.environ)
+
+
+def pid():
+    return os.getpid()
+
+
+# The worker duplicates its output before it hides it, and the copy is the next free descriptor.
+ANSWERS = os.dup(1)
+worker._JOBS = {name: value for name, value in globals().items() if callable(value) and name.islower()}
+worker.main()
+"""
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
+    """One worker whose jobs misbehave."""
+    module = tmp_path / "bad_worker.py"
+    module.write_text(textwrap.dedent(BAD_JOBS))
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        assert command == [sys.executable, "-m", "dedupfs.ingest.worker"]
+        return popen([sys.executable, str(module)], **options)
+
+    monkeypatch.setattr("dedupfs.ingest.workers.subprocess.Popen", start)
+    pool = WorkerPool(1, job_seconds=5)
+    yield pool
+    pool.close()
+
+
+def test_the_pool_goes_on_after_everything_a_worker_can_do(pool: WorkerPool) -> None:
+    first = pool.call("pid")
+    assert pool.call("pid") == first
+    for job in ("crash", "leave", "talk_nonsense"):
+        with pytest.raises(WorkerError):
+            pool.call(job)
+        second = pool.call("pid")
+        assert second != first, "a worker that cannot be trusted any more was used again"
+        first = second
+    for job in ("bomb", "fail", "answer_too_much"):
+        if job == "answer_too_much":
+            assert pool.call(job) == [1, 2, 3]
+            continue
+        with pytest.raises(WorkerError):
+            pool.call(job)
+    with pytest.raises(UnfitPictureError, match="animated"):
+        pool.call("unfit")
+    with pytest.raises(UndecodableError, match="broken"):
+        pool.call("undecodable")
+    with pytest.raises(WorkerError, match="KeyError"):
+        pool.call("no such job")
+    assert pool.call("chatter") == b"quiet"
+    assert pool.call("pid") == first
+
+
+def test_a_job_that_hangs_is_ended(pool: WorkerPool) -> None:
+    pool.call("pid")
+    pool._job_seconds = 0.3
+    started = time.monotonic()
+    with pytest.raises(WorkerError):
+        pool.call("hang")
+    assert time.monotonic() - started < 5
+    pool._job_seconds = 5
+    assert pool.call("pid")
+
+
+def test_a_worker_that_died_between_jobs_costs_nothing(pool: WorkerPool) -> None:
+    """The kernel may have killed it for its memory; the next picture is not to blame."""
+    pid = pool.call("pid")
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert pool.call("pid") != pid
+
+
+def test_a_request_that_cannot_be_sent_does_no_harm(pool: WorkerPool) -> None:
+    with pytest.raises(TypeError):
+        pool.call("pid", object())
+    assert pool.call("pid")
+
+
+def test_no_secret_is_in_the_environment_of_a_worker(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEDUPFS_PASSPHRASE", "secret")
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    names = pool.call("environment")
+    assert "PATH" in names
+    assert not {"DEDUPFS_PASSPHRASE", "SOME_TOKEN"}.intersection(names)
+
+
+def test_a_closed_pool_runs_nothing(pool: WorkerPool) -> None:
+    pid = pool.call("pid")
+    pool.close()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(WorkerError, match="stopped"):
+        pool.call("pid")
+
+
+def test_closing_waits_for_the_job_under_way(pool: WorkerPool) -> None:
+    outcome: list[object] = []
+    thread = threading.Thread(target=lambda: outcome.append(pool.call("chatter")))
+    pool.call("pid")
+    thread.start()
+    thread.join()
+    pool.close()
+    assert outcome == [b"quiet"]
+
+
+def test_a_worker_that_cannot_start_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    pool = WorkerPool(1)
+    for _ in range(2):
+        with pytest.raises(WorkerStartError):
+            pool.call("inspect", b"")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WorkerStartError):
+        pool.call("inspect", b"")
+    pool.close()
+
+
+def test_the_real_worker_looks_at_a_picture() -> None:
+    pool = WorkerPool(1)
+    try:
+        facts = pool.call("inspect", encoded(photo(1, (320, 240))))
+        assert isinstance(facts, PictureFacts)
+        assert (facts.picture_format, facts.width_px, facts.height_px) == (PictureFormat.JPEG, 320, 240)
+        with pytest.raises(UndecodableError):
+            pool.call("inspect", b"\xff\xd8\xff and noise")
+    finally:
+        pool.close()
