@@ -13,6 +13,9 @@ from dedupfs.model import Policy
 from dedupfs.storage.records import Config
 from dedupfs.storage.volume import Volume, create_volume, open_volume, unlock
 
+# Its asserts are worth as much as those of the tests; this must come before anything imports it.
+pytest.register_assert_rewrite("tests.mounting")
+
 PASSPHRASE = b"correct horse battery staple"
 CHEAP = ScryptCost(n=2**10)
 

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.mounting")
-
-# ruff: noqa: E402  What is imported from here on explains its failed asserts.
 from dedupfs.model import Policy
 from tests.mounting import MountedVolume
 from tests.volumes import make_volume
