@@ -47,7 +47,7 @@ from dedupfs.storage.volume import Volume
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 1 << 53
-STEP_BYTES = 32 << 20
+STEP_BYTES = 16 << 20
 """A large file that is no picture is stored whenever so much of it has been written."""
 SPOOL_BUDGET_BYTES = 192 << 20
 """Written bytes that wait in memory, over all files, before the oldest are stored undecided."""

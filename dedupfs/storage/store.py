@@ -187,8 +187,11 @@ class Store:
                 self._write_batch()
 
     def wait_for_room(self) -> None:
-        """Block while more is gathered than a batch may hold; writers of bulk data call this between transactions."""
-        if self._gathered.size_bytes > self._group_bytes:
+        """Block while a second batch is full before the first is written; writers of bulk data call this in between.
+
+        One batch gathers while the committer writes the other, so that sealing and the disk work at once.
+        """
+        if self.waiting_bytes > 2 * self._group_bytes:
             self.commit()
 
     def close(self) -> None:
