@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a source."""
     group = parser.add_argument_group("passphrase").add_mutually_exclusive_group()
     group.add_argument("--passphrase-file", metavar="FILE", type=Path, help="read it from the first line of FILE")
-    group.add_argument(
-        "--passphrase-command", metavar="CMD", help="take the first line that CMD prints"
-    )
+    group.add_argument("--passphrase-command", metavar="CMD", help="take the first line that CMD prints")
 
 
 def read(options: argparse.Namespace, *, twice: bool = False) -> bytes:
