@@ -27,6 +27,7 @@ from dedupfs.errors import (
 from dedupfs.ingest import match
 from dedupfs.ingest.facts import PictureFacts, better
 from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.originals import Originals
 from dedupfs.ingest.outcome import Fit, Misfit
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.settlement import Newcomer, Refit, Settlement, Subject, is_undecided
@@ -57,6 +58,7 @@ class Pipeline:
         self._renderer = renderer
         self._policy = volume.config.policy
         self._settlement = Settlement(volume)
+        self._originals = Originals()
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._waiting = 0
@@ -228,10 +230,12 @@ class Pipeline:
             if promoting:
                 fits = self._refit(newcomer, facts, candidate, original)
                 if fits is not None:
+                    self._originals.put(candidate.representative, original)
                     return self._settlement.promotion(newcomer, candidate, fits)
             else:
                 outcome = self._compare(newcomer.data, original)
                 if isinstance(outcome, Fit):
+                    self._originals.put(newcomer.content, newcomer.data)
                     return self._settlement.member(newcomer, candidate, outcome)
         return None
 
@@ -266,9 +270,15 @@ class Pipeline:
         return fits
 
     def _bytes_of(self, member: ContentId) -> bytes | None:
-        """Return what a member reads as, or None when its last file has been removed meanwhile."""
+        """Return what was written as a member, if that is still known, or what it reads as.
+
+        None when its last file has been removed meanwhile.
+        """
         try:
             content = self._contents.get(member)
+            written = self._originals.get(member)
+            if written is not None:
+                return written
             if isinstance(content, Exact):
                 return self._contents.read_all(content.layout)
             return self._renderer.render(content)

@@ -229,6 +229,17 @@ def test_originals_that_come_last_become_the_representatives(mounted: MountedVol
         assert (mounted.path / name).read_bytes() == files[name]
 
 
+def test_differences_do_not_add_up_from_one_better_version_to_the_next(mounted: MountedVolume) -> None:
+    files = _collection()
+    for name in ("resized.jpg", "recompressed.jpg", "copy.png", "original.jpg"):
+        (mounted.path / name).write_bytes(files[name])
+        mounted.settle()
+    mounted.umount()
+    (cluster,) = mounted.report("clusters")
+    assert (cluster["representative"], len(cluster["members"])) == ("original.jpg", 4)
+    mounted.assert_clean()
+
+
 def test_a_changed_rendition_is_a_file_like_any_other(mounted: MountedVolume) -> None:
     original = photo(SEED, (640, 480))
     (mounted.path / "original.jpg").write_bytes(encoded(original, quality=92))
