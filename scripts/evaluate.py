@@ -64,7 +64,8 @@ class Collection:
         if a is None or b is None:
             return None
         if a.pixels != b.pixels:
-            return row.b if a.pixels > b.pixels else row.a
+            # The first of a pair is the original: what was enlarged from it shows no more than it does.
+            return row.b if a.pixels > b.pixels else None
         if a.coarseness is None or b.coarseness is None:
             return None
         # Only when both say the same: a copy can be coarser and larger, by its sampling or by poor Huffman tables.

@@ -58,6 +58,9 @@ _MODES_FIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 class Picture:
     """A decoded picture as it is stored, not turned upright.
 
+    Of PNG pictures with 16 bits a channel these are the upper 8: enough for a representative, never for a member, which
+    `png_coding` sees to.
+
     `image` has mode L, LA, RGB or RGBA; `stored_mode` is what Pillow called it before palettes were resolved. With a
     draft the image is smaller than (`width_px`, `height_px`), which are the stored dimensions.
     """
@@ -152,8 +155,8 @@ def _open(data: bytes) -> tuple[Image.Image, PictureFormat]:
         raise UnfitPictureError("more than one frame")
     if image.mode not in _MODES_FIT:
         raise UnfitPictureError(f"pixels of mode {image.mode}")
-    if picture_format is PictureFormat.PNG and data[24:25] == bytes([_DEEP_PNG_BITS]):
-        raise UnfitPictureError("16 bits a channel")  # Pillow would silently keep the upper 8.
+    if picture_format is PictureFormat.PNG and data[24:25] == bytes([_DEEP_PNG_BITS]) and "transparency" in image.info:
+        raise UnfitPictureError("16 bits a channel and a transparent colour")  # Its upper 8 bits name more colours.
     if picture_format is PictureFormat.TIFF and max(image.tag_v2.get(258, (8,))) > 8:  # type: ignore[attr-defined]
         raise UnfitPictureError("more than 8 bits a channel")
     return image, picture_format

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
-from dedupfs.ingest import members, sections
+from dedupfs.ingest import members, palette, sections
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, decode, transposed, upright
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.outcome import (
@@ -94,6 +94,8 @@ class _Search:
         self._policy = policy
         self._size_px = (picture.width_px, picture.height_px)
         self._steps = opened.steps
+        self._source_steps = opened.steps
+        self._shrink = 1.0
         self._closest: Verdict | None = None
 
     def run(self) -> Fit | Misfit:
@@ -103,9 +105,9 @@ class _Search:
         treatment, error = self._best_treatment(draft)
         if error > PREVIEW_LIMIT and self._policy is not Policy.PERCEPTUAL:
             return Misfit(REASON_PIXELS, None)
-        source_steps = members.steps_of(self._representative, draft.picture_format)
-        shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
-        self._steps = self._opened.steps.beside(source_steps, shrink)
+        self._source_steps = members.steps_of(self._representative, draft.picture_format)
+        self._shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
+        self._steps = self._opened.steps.beside(self._source_steps, self._shrink)
         bases = Bases(self._representative, treatment)
         turned = treatment.orientation >= 5
         source_px = (draft.height_px, draft.width_px) if turned else (draft.width_px, draft.height_px)
@@ -120,11 +122,13 @@ class _Search:
             if self._is_hopeless(image):
                 fitted_any = True
                 continue
-            for coding, written in self._opened.fitted(in_mode(image, self._opened.mode)):
+            image = in_mode(image, self._opened.mode)
+            for coding, written in self._opened.fitted(image):
                 fitted_any = True
                 found = self._judged(
                     Recipe(self._picture.picture_format, *self._size_px, self._opened.mode, treatment, scaling, coding),
                     written,
+                    image,
                 )
                 if found is not None:
                     return found
@@ -226,14 +230,17 @@ class _Search:
         differences = verify(image.convert("L"), image, self._opened.steps).differences
         return differences.fine_chroma <= GREY_FINE and differences.coarse_chroma <= GREY_COARSE
 
-    def _judged(self, recipe: Recipe, written: bytes) -> Fit | None:
-        """Return the Fit that a finished rendition makes, or None when it does not pass."""
+    def _judged(self, recipe: Recipe, written: bytes, image: Image.Image) -> Fit | None:
+        """Return the Fit that a finished rendition of an image makes, or None when it does not pass."""
         again = decode(written)
         same = (again.width_px, again.height_px, again.orientation, again.icc, again.picture_format)
         picture = self._picture
         if same != (*self._size_px, picture.orientation, picture.icc, picture.picture_format):
             return None
-        verdict = verify(picture.image, again.image, self._steps)
+        steps = self._steps
+        if picture.stored_mode == "P" and picture.picture_format is PictureFormat.PNG:
+            steps = palette.steps_of(image, again.image).beside(self._source_steps, self._shrink)
+        verdict = verify(picture.image, again.image, steps)
         self._note(verdict)
         if not verdict.matches and self._policy is not Policy.PERCEPTUAL:
             return None
