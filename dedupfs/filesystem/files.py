@@ -25,6 +25,7 @@ from dedupfs.errors import (
     DedupfsError,
     EntryNotFoundError,
     FileTooLargeError,
+    IntegrityError,
     InvalidRequestError,
     IsDirectoryError,
     StoreError,
@@ -119,11 +120,16 @@ class Files:
         if not opened.readable:
             raise BadHandleError("not open for reading")
         file = opened.file
-        if file.spool is not None:
-            with file.lock:
-                if file.spool is not None:
-                    return file.spool.read(offset, size)
-        return self._source(file).read(offset, size)
+        if file.spool is None:
+            try:
+                return self._source(file).read(offset, size)
+            except IntegrityError:
+                # Somebody may have written to it and saved it meanwhile, so that its chunks went.
+                if file.spool is None:
+                    raise
+        with file.lock:
+            assert file.spool is not None, "it stays while the file is open"
+            return file.spool.read(offset, size)
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
         """Write at any offset and return the number of bytes. Raises StoreFullError."""
@@ -192,12 +198,14 @@ class Files:
                 self._forget(file)
 
     def save_now(self, number: InodeNo) -> None:
-        """Store the bytes of a file exactly if they are in memory alone."""
+        """Store the bytes of a file exactly if they are in memory alone, and note that it is whole."""
         file = self._files.get(number)
-        if file is not None and file.unsaved:
+        if file is not None:
             with file.lock:
                 if file.unsaved:
                     self._save(file)
+                else:
+                    self._finish_empty(file)
 
     # The whole
 
@@ -208,23 +216,47 @@ class Files:
         return unsaved + self._pipeline.waiting()
 
     def settle(self) -> None:
-        """Return when every closed file is decided and everything is durable. Raises StoreFullError, StoreError."""
+        """Return when every closed file is decided and everything is durable.
+
+        A file that cannot be stored keeps no other from being stored. Raises StoreError, IntegrityError.
+        """
         if self._store.read_only:
             return
         for file in self._in_memory():
             if file.unsaved and not file.queued and not file.handles:
-                self._last_close(file, strict=True)
+                self._last_close(file)
         self._pipeline.wait_idle()
+        failure: DedupfsError | None = None
         for file in self._in_memory():
-            self._save_if_unsaved(file)
+            try:
+                self._save_if_unsaved(file)
+            except DedupfsError as exc:
+                log.error("inode %d could not be stored: %s", file.inode, exc)
+                failure = failure or exc
         with self._store.lock:
             self._pipeline.look_again()
         self._pipeline.wait_idle()
         self._store.commit()
+        if failure is not None:
+            raise failure
 
     def content_in_use(self, content: ContentId) -> bool:
         """Whether somebody reads a content that is stored; called under the store's lock."""
         return self._pins[content] > 0
+
+    # Called by FileSubject
+
+    def loaded(self, spool: Spool) -> bytes:
+        """Return a picture's bytes, all of which stay in memory; under the file's lock. Raises IntegrityError.
+
+        Once they are stored, the chunks that the file had before may go, while somebody still has it open.
+        """
+        held = spool.memory_bytes
+        try:
+            spool.load()
+        finally:
+            self._account(spool.memory_bytes - held)
+        return spool.data()
 
     # Called by FileSubject, under the store's lock
 
@@ -291,10 +323,10 @@ class Files:
             file.handles -= 1
             if file.handles:
                 return
-        self._last_close(file, strict=False)
+        self._last_close(file)
 
-    def _last_close(self, file: OpenFile, *, strict: bool) -> None:
-        """Hand the bytes to the pipeline or store them; without `strict` a failure leaves them in memory for later."""
+    def _last_close(self, file: OpenFile) -> None:
+        """Hand the bytes to the pipeline or store them; a failure leaves them in memory for later."""
         with file.lock:
             if self._store.read_only:
                 with self._store.lock:
@@ -319,8 +351,6 @@ class Files:
                 else:
                     self._finish_empty(file)
             except DedupfsError as exc:
-                if strict:
-                    raise
                 log.error("inode %d could not be stored yet: %s", file.inode, exc)
                 return
             with self._store.lock:
@@ -392,13 +422,16 @@ class Files:
         """Return the file's spool and void decisions about older bytes; under the file's lock."""
         if file.spool is None:
             file.spool = Spool(self._source(file))
-        if not file.unsaved or file.queued:
-            with self._store.lock:
+        # A decision may be stored at any moment outside the lock, between two looks at these flags too.
+        with self._store.lock:
+            if not file.unsaved or file.queued:
                 if not file.unsaved:
                     file.unsaved_since = time.monotonic()
                 file.unsaved = True
                 file.queued = False
                 file.generation += 1
+            # The kernel keeps what was written, and the same content may read as a rendition.
+            self._seen.pop(file.inode, None)
         return file.spool
 
     def _stamp(self, file: OpenFile) -> None:
@@ -414,7 +447,7 @@ class Files:
             return
         candidate = self._is_candidate(spool)
         if candidate:
-            data = spool.data()
+            data = self.loaded(spool)
             prepared = self._contents.prepare(data, self._pipeline.cuts(data))
         else:
             prepared = spool.prepare(self._contents)

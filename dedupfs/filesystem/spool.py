@@ -123,6 +123,13 @@ class Spool:
         """Return all bytes; only for files that fit into memory."""
         return self.read(0, self.size)
 
+    def load(self) -> None:
+        """Bring all bytes into memory and need the base no longer; only for files that fit. Raises IntegrityError."""
+        for number in range(-(-self.size // CHUNK_BYTES)):
+            self._writable(number, whole=False)
+        self._base = EmptySource()
+        self._base_limit = 0
+
     def prepare(self, contents: Contents) -> PreparedLayout:
         """Seal the written blocks and describe the whole; what was not written keeps its chunks.
 

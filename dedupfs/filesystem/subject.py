@@ -30,7 +30,7 @@ class FileSubject:
             if not self.is_current():
                 return None
             spool = file.spool
-            return spool.data() if spool is not None else None
+            return self._files.loaded(spool) if spool is not None else None
 
     def is_current(self) -> bool:
         """Whether the bytes still are what the file holds."""
@@ -55,4 +55,7 @@ class FileSubject:
 
     def failed(self) -> None:
         """Leave the bytes in memory, to be stored when there is room."""
-        self._file.queued = False
+        with self._volume.store.lock:
+            # Otherwise other bytes of the file may be queued by now.
+            if self.is_current():
+                self._file.queued = False

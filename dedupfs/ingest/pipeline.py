@@ -129,6 +129,9 @@ class Pipeline:
         while (subject := self._queue.get()) is not None:
             try:
                 self._decide(subject)
+                with self._volume.store.lock:
+                    # Readers that it was put off for may have left before it was.
+                    self.look_again()
             except StoreError as exc:
                 log.warning("a picture could not be stored yet: %s", exc)
                 subject.failed()

@@ -197,6 +197,9 @@ class Settlement:
                 cluster = self._found_cluster(transaction, newcomer.content, newcomer.facts)
                 # The old representative comes last: until then the others rest on it.
                 for member in sorted(fits, key=lambda each: each == candidate.representative):
+                    if self._contents.find(member) is None:
+                        # No file had the old representative any more: it went with the last picture that rested on it.
+                        continue
                     rendition = _rendition(fits[member], owns[member], cluster, newcomer.content)
                     self._contents.become_rendition(transaction, member, rendition, owns[member])
                     self._replacements[member] += 1
@@ -212,13 +215,11 @@ class Settlement:
         return True
 
     def _defer(self, newcomer: Newcomer, readers_of: Set[ContentId]) -> bool:
-        """Somebody reads what would be replaced: look again when they have closed it, at once if they have by now."""
+        """Somebody reads what would be replaced: look again when they have closed it."""
         self.undecided(newcomer)
         with self._store.lock:
-            if not any(map(self._in_use, readers_of)):
-                return False
             self.defer(newcomer.content, readers_of)
-            return True
+        return True
 
     def _holds(self, newcomer: Newcomer) -> bool:
         """Whether nobody has settled the same bytes, and the candidates that were compared still are what they were."""

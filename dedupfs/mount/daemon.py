@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,6 +80,9 @@ def serve(
         except RuntimeError as exc:
             raise UsageError(f"cannot mount at {mountpoint}: libfuse failed with status {exc}") from exc
     finally:
+        # libfuse has put the default handlers back; a second Ctrl-C must not end this while files are in memory only.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         filesystem.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dedupfs.errors import EntryNotFoundError, StoreError, StoreFullError
+from dedupfs.errors import EntryNotFoundError, IntegrityError, StoreError, StoreFullError
 from dedupfs.storage.metadata import ROOT
 from tests.filesystem.core import Core, rendition_of, sketch
 
@@ -81,6 +81,42 @@ def test_a_file_renamed_over_another_never_leaves_neither(volume_directory: Path
     core = after_a_crash(volume_directory, happens)
     assert names(core) == {b"file"}
     assert core.read(b"file") == data
+    assert_sound(core)
+
+
+def test_an_empty_file_renamed_over_another_while_it_is_open_is_there(volume_directory: Path) -> None:
+    def happens(core: Core) -> None:
+        core.put(b"name", b"old bytes")
+        core.filesystem.settle()
+        core.filesystem.create(ROOT, b"new", 0o644, 0, 0)
+        core.filesystem.rename(ROOT, b"new", ROOT, b"name")
+        core.volume.store.commit()
+
+    core = after_a_crash(volume_directory, happens)
+    assert names(core) == {b"name"}
+    assert_sound(core)
+
+
+def test_a_file_that_cannot_be_stored_takes_no_other_along(
+    volume_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = Core(volume_directory)
+    for name in (b"damaged", b"sound"):
+        _, handle = core.filesystem.create(ROOT, name, 0o644, 0, 0)
+        core.files.write(handle, 0, name)
+    prepare_chunk = core.volume.contents.prepare_chunk
+
+    def refuse(data: bytes) -> object:
+        if data == b"damaged":
+            raise IntegrityError("damaged")
+        return prepare_chunk(data)
+
+    monkeypatch.setattr(core.volume.contents, "prepare_chunk", refuse)
+    with pytest.raises(IntegrityError):
+        core.filesystem.close()
+    core = Core(volume_directory)
+    assert names(core) == {b"sound"}
+    assert core.read(b"sound") == b"sound"
     assert_sound(core)
 
 

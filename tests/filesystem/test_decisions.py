@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from dedupfs.filesystem.handles import OpenFile
+from dedupfs.filesystem.subject import FileSubject
+from dedupfs.ingest.settlement import Newcomer
 from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import ContentState, Exact
@@ -197,6 +200,21 @@ def test_the_kernel_may_keep_pages_only_of_what_is_read_again(core: Core, pool: 
     assert not keeps(b"photo")
 
 
+def test_pages_of_bytes_written_over_their_own_rendition_are_not_kept(core: Core) -> None:
+    """The kernel holds what was written, whereas the same content as before, a rendition, is what is read."""
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    core.put(b"copy", COPY)
+    core.filesystem.settle()
+    assert core.read(b"copy") == rendition_of(COPY)
+    core.edit(b"copy", 0, COPY)
+    core.filesystem.settle()
+    handle = core.open(b"copy")
+    assert core.files.read(handle, 0, 1 << 20) == rendition_of(COPY)
+    assert not core.files.handle(handle).keep_cache
+    core.files.release(handle)
+
+
 def test_pages_of_another_name_are_not_kept(core: Core) -> None:
     core.put(b"a", b"old")
     number = core.filesystem.lookup(ROOT, b"a")
@@ -346,3 +364,153 @@ def test_removing_every_file_leaves_nothing(core: Core) -> None:
     core.filesystem.settle()
     for counter in ("files", "logical_bytes", "stored_bytes", "chunks", "clusters", "pictures", "renditions"):
         assert core.counter(counter) == 0, counter
+
+
+def without_cache(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every read of a chunk go to the store."""
+    monkeypatch.setattr(core.volume.contents._cache, "put", lambda chunk, plaintext: None)
+
+
+def test_an_open_file_that_becomes_a_picture_outlives_its_old_chunks(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that fills in its first bytes last is saved as a plain file first, cut elsewhere than a picture."""
+    without_cache(core, monkeypatch)
+    monkeypatch.setattr(core.pipeline, "cuts", lambda data: (100,))
+    picture = sketch(9, size=900_000)
+    _, handle = core.filesystem.create(ROOT, b"download", 0o644, 0, 0)
+    core.files.write(handle, 4, picture[4:])
+    core.files.fsync(handle)
+    core.files.write(handle, 0, picture[:4])
+    core.files.fsync(handle)
+    assert core.files.read(handle, 0, 1 << 20) == picture
+    core.files.write(handle, 500_000, b"more")
+    core.files.release(handle)
+    core.filesystem.settle()
+    assert core.read(b"download") == picture[:500_000] + b"more" + picture[500_004:]
+
+
+def test_a_reader_that_came_before_the_decision_outlives_the_old_chunks(
+    core: Core, pool: SketchPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cache(core, monkeypatch)
+    core.put(b"photo", PHOTO)
+    copy, other = (sketch(scene, width_px=200, coarseness=3, size=600_000) for scene in (7, 8))
+    core.put(b"copy", other[:300_000] + copy[300_000:])
+    core.filesystem.settle()
+    with pool.held():
+        core.edit(b"copy", 0, copy[:300_000])
+        assert pool.asked.wait(5)
+        handle = core.open(b"copy")
+    core.pipeline.wait_idle()
+    assert core.is_rendition(b"copy")
+    assert core.files.read(handle, 0, 1 << 20) == copy
+    core.files.release(handle)
+
+
+def test_a_read_outlives_the_chunks_that_a_writer_replaces_meanwhile(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cache(core, monkeypatch)
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    reader, writer = core.open(b"photo"), core.open(b"photo", writable=True)
+    read = core.volume.contents.read
+
+    def and_write(*arguments: Any) -> bytes:
+        monkeypatch.setattr(core.volume.contents, "read", read)
+        core.files.write(writer, 0, PHOTO[::-1])
+        core.files.fsync(writer)
+        return read(*arguments)
+
+    monkeypatch.setattr(core.volume.contents, "read", and_write)
+    assert core.files.read(reader, 0, 1 << 20) == PHOTO[::-1]
+    core.files.release(reader)
+    core.files.release(writer)
+
+
+def test_a_picture_that_only_renditions_held_goes_when_a_better_one_takes_over(core: Core) -> None:
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    core.put(b"copy", COPY)
+    core.filesystem.settle()
+    core.filesystem.unlink(ROOT, b"photo")
+    core.put(b"better", sketch(7, width_px=800, size=500_000))
+    core.filesystem.settle()
+    assert core.is_rendition(b"copy")
+    assert core.problems() == []
+    core.filesystem.unlink(ROOT, b"better")
+    core.filesystem.unlink(ROOT, b"copy")
+    assert core.counter("chunks") == 0
+
+
+def test_the_failure_of_older_bytes_does_not_touch_newer_ones(core: Core, pool: SketchPool) -> None:
+    with pool.held():
+        core.put(b"photo", PHOTO)
+        assert pool.asked.wait(5)
+        file = core.files.find(core.filesystem.lookup(ROOT, b"photo"))
+        assert file is not None
+        older = FileSubject(core.files, core.volume, file)
+        core.edit(b"photo", 50, b"first")
+        newer = FileSubject(core.files, core.volume, file)
+        older.failed()
+        handle = core.open(b"photo", writable=True)
+        core.files.write(handle, 60, b"second")
+        assert not newer.is_current()
+        core.files.release(handle)
+
+
+def test_a_decision_stored_at_the_very_moment_of_a_write_does_not_swallow_it(
+    core: Core, pool: SketchPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = threading.get_ident()
+    armed: list[Callable[[], None]] = []
+
+    class SlowlyRead(OpenFile):
+        """Lets a decision come in just before the flag is read."""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "queued" and armed and threading.get_ident() == writer:
+                armed.pop()()
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr("dedupfs.filesystem.files.OpenFile", SlowlyRead)
+    with ExitStack() as stack:
+        stack.enter_context(pool.held())
+        core.put(b"photo", PHOTO)
+        assert pool.asked.wait(5)
+        handle = core.open(b"photo", writable=True)
+
+        def decide() -> None:
+            stack.close()
+            with core.pipeline._condition:
+                core.pipeline._condition.wait_for(lambda: not core.pipeline._waiting, timeout=0.3)
+
+        armed.append(decide)
+        core.files.write(handle, 100, b"edited")
+    core.files.release(handle)
+    core.filesystem.settle()
+    assert core.read(b"photo") == PHOTO[:100] + b"edited" + PHOTO[106:]
+
+
+def test_a_reader_that_leaves_while_a_decision_is_put_off_does_not_strand_it(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core.put(b"copy", COPY)
+    core.filesystem.settle()
+    handle = core.open(b"copy")
+    settlement = core.pipeline._settlement
+    undecided = settlement.undecided
+
+    def and_close(newcomer: Newcomer) -> bool:
+        monkeypatch.setattr(settlement, "undecided", undecided)
+        try:
+            return undecided(newcomer)
+        finally:
+            core.files.release(handle)
+
+    monkeypatch.setattr(settlement, "undecided", and_close)
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    assert core.counter("undecided") == 0
+    assert core.is_rendition(b"copy")
