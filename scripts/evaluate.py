@@ -64,8 +64,7 @@ class Collection:
         if a is None or b is None:
             return None
         if a.pixels != b.pixels:
-            # The first of a pair is the original: what was enlarged from it shows no more than it does.
-            return row.b if a.pixels > b.pixels else None
+            return row.b if a.pixels > b.pixels else row.a
         if a.coarseness is None or b.coarseness is None:
             return None
         # Only when both say the same: a copy can be coarser and larger, by its sampling or by poor Huffman tables.
@@ -191,10 +190,9 @@ def judge_clusters(collection: Collection, clusters: Clusters, result: Result) -
             result.missed.append(row)
             continue
         result.merged[row.relation] = result.merged.get(row.relation, 0) + 1
-        lesser = collection.lesser(row)
-        if lesser and clusters.representatives[clusters.cluster_of[lesser]] == lesser:
-            better = row.a if lesser == row.b else row.b
-            result.problems.append(f"{lesser} represents the better {better}")
+        # The first of a pair is the original: what was enlarged from it shows no more, and may rest on it.
+        if collection.lesser(row) == row.b and clusters.representatives[clusters.cluster_of[row.b]] == row.b:
+            result.problems.append(f"{row.b} represents the better {row.a}")
 
     for names in clusters.members.values():
         for x, y in itertools.combinations(names, 2):
