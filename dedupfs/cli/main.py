@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from dedupfs import __version__
 from dedupfs.cli import check, clusters, init, mount, stats, umount, why
-from dedupfs.cli.exitcodes import exit_code_of
+from dedupfs.cli.exitcodes import FAILED, exit_code_of
 from dedupfs.errors import DedupfsError
 
 _DESCRIPTION = """\
@@ -54,14 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         code: int = options.run(options)
+        # What is still in the buffer must fail here and not at exit.
+        sys.stdout.flush()
         return code
     except DedupfsError as exc:
         print(f"dedupfs: {exc}", file=sys.stderr)
         return exit_code_of(exc)
     except BrokenPipeError:
-        # Whoever read our output has had enough; what is left in the buffer must not raise again at exit.
-        sys.stdout = None
-        return 1
+        # Whoever read our output has had enough; Python flushes once more at exit, and has to find something there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
         print("dedupfs: interrupted", file=sys.stderr)
         return 130
