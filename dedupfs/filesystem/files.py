@@ -175,7 +175,7 @@ class Files:
         """Cut a file, or let it grow with zero bytes."""
         self._check_size(size)
         with self._borrowed(number) as file, file.lock:
-            spool = self._writable_spool(file)
+            spool = self._writable_spool(file, emptied=not size)
             held = spool.memory_bytes
             spool.truncate(size)
             self._account(spool.memory_bytes - held)
@@ -418,10 +418,21 @@ class Files:
             return LayoutSource(self._contents, content.layout)
         return self._renderer.source(content)
 
-    def _writable_spool(self, file: OpenFile) -> Spool:
-        """Return the file's spool and void decisions about older bytes; under the file's lock."""
+    def _writable_spool(self, file: OpenFile, *, emptied: bool = False) -> Spool:
+        """Return the file's spool and void decisions about older bytes; under the file's lock.
+
+        `emptied` says that nothing of what it held is going to stay. Raises IntegrityError for a damaged picture.
+        """
         if file.spool is None:
-            file.spool = Spool(self._source(file))
+            spool = Spool(self._source(file))
+            if not emptied and self._is_candidate(spool):
+                # A picture is stored as a whole: what cannot be read must fail this write, not every attempt to save.
+                try:
+                    self.loaded(spool)
+                except IntegrityError:
+                    self._account(-spool.memory_bytes)
+                    raise
+            file.spool = spool
         # A decision may be stored at any moment outside the lock, between two looks at these flags too.
         with self._store.lock:
             if not file.unsaved or file.queued:

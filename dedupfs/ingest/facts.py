@@ -12,6 +12,7 @@ from dedupfs.errors import IntegrityError
 from dedupfs.model import Fingerprint, PictureFormat
 
 _VERSION = 1
+"""Of the layout, and of the fingerprint: it changes too when the same picture would get another one."""
 _LAYOUT = struct.Struct("<BBBBIIHB")
 _FORMATS = tuple(PictureFormat)
 """Codes on disk are places in this order; new formats go to the end of the enum."""
@@ -41,12 +42,6 @@ class PictureFacts:
     coarseness: int
     has_alpha: bool
     fingerprint: Fingerprint | None
-
-    @property
-    def upright_aspect(self) -> float:
-        """Width over height with the EXIF orientation applied."""
-        aspect = self.width_px / self.height_px
-        return 1 / aspect if self.orientation >= 5 else aspect
 
     @property
     def pixels(self) -> int:

@@ -13,11 +13,6 @@ from PIL import Image
 from dedupfs.errors import UnfitPictureError
 from dedupfs.model import Fingerprint
 
-ALGORITHM = "phash-16"
-"""Stored beside fingerprints; changes whenever the same picture would get another one."""
-
-FINGERPRINT_BITS = 256
-
 MIN_SIDE_PX = 64
 """Below this the 64 x 64 picture that the DCT is taken of would be made up by upscaling."""
 

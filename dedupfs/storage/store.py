@@ -94,10 +94,6 @@ class Store:
         with self.engine.snapshot() as snapshot:
             return snapshot.get(table.name, key)
 
-    def has(self, table: Table, key: bytes) -> bool:
-        """Whether the key is there."""
-        return self.get(table, key) is not None
-
     def scan(self, table: Table, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
         """Return keys and values in the clear, in the order of the keys.
 

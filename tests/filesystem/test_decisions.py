@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from dedupfs.errors import IntegrityError
 from dedupfs.filesystem.handles import OpenFile
 from dedupfs.filesystem.subject import FileSubject
 from dedupfs.ingest.settlement import Newcomer
+from dedupfs.storage import records
 from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import ContentState, Exact
@@ -514,3 +516,32 @@ def test_a_reader_that_leaves_while_a_decision_is_put_off_does_not_strand_it(
     core.filesystem.settle()
     assert core.counter("undecided") == 0
     assert core.is_rendition(b"copy")
+
+
+def damage_last_chunk(core: Core, name: bytes) -> None:
+    """Flip a bit in the ciphertext of a file's last chunk."""
+    content = core.content(name)
+    assert isinstance(content, Exact)
+    chunk = content.layout.extents[-1].chunk
+    store = core.volume.store
+    sealed = bytearray(store.get(records.CHUNKS, chunk) or b"")
+    sealed[1000] ^= 1
+    with store.transaction() as transaction:
+        transaction.put(records.CHUNKS, chunk, bytes(sealed))
+
+
+def test_a_write_into_a_damaged_picture_fails_and_writing_it_again_heals(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cache(core, monkeypatch)
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    damage_last_chunk(core, b"photo")
+    with pytest.raises(IntegrityError):
+        core.edit(b"photo", 0, PHOTO[:100])
+    core.filesystem.settle()
+    assert core.files._spooled_bytes == 0
+    core.files.truncate(core.filesystem.lookup(ROOT, b"photo"), 0)
+    core.edit(b"photo", 0, PHOTO)
+    core.filesystem.settle()
+    assert core.read(b"photo") == PHOTO
