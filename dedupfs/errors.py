@@ -16,7 +16,9 @@
             WorkerError             the worker process failed, hung or ran out of memory
                 WorkerStartError    no worker process could be started at all
         NamespaceError              what a POSIX caller can get wrong
-            EntryNotFoundError, EntryExistsError, NotEmptyError, NotDirectoryError, IsDirectoryError,
+            EntryNotFoundError
+                StaleInodeError     the inode has gone since somebody learned its number
+            EntryExistsError, NotEmptyError, NotDirectoryError, IsDirectoryError,
             BadHandleError, NameTooLongError, TooManyLinksError, NoAttributeError, InvalidRequestError,
             NotPermittedError, NotSupportedError, FileTooLargeError, AttributeTooLargeError
 
@@ -91,6 +93,10 @@ class NamespaceError(DedupfsError):
 
 class EntryNotFoundError(NamespaceError):
     """No entry of this name, or no inode of this number."""
+
+
+class StaleInodeError(EntryNotFoundError):
+    """No inode of this number any more; its name may lead to another one by now."""
 
 
 class EntryExistsError(NamespaceError):

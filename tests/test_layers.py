@@ -17,7 +17,7 @@ SHARED = ("errors", "model", "__version__")
 
 # Libraries that stay behind one module each, by the only files (or folder) that may import them.
 BEHIND = {
-    "fuse": ("mount/operations.py", "mount/daemon.py"),
+    "fuse": ("mount/libfuse.py",),
     "imagehash": ("ingest/fingerprint.py",),
     "lmdb": ("storage/lmdb_engine.py",),
     "Crypto": ("crypto/",),
@@ -57,7 +57,7 @@ def test_a_wrong_import_is_found(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("cli/mount.py", "from dedupfs.mount.daemon import serve\nfrom dedupfs.crypto import keys"),
-        ("mount/operations.py", "import fuse\nfrom dedupfs.errors import StoreError"),
+        ("mount/libfuse.py", "import fuse\nfrom dedupfs.errors import StoreError"),
         ("ingest/pipeline.py", "from dedupfs.storage.chunks import Chunk\nfrom . import verify"),
         ("crypto/keys.py", "from Crypto.Protocol.KDF import scrypt\nfrom ..model import ChunkId"),
         ("model.py", "from dedupfs.errors import UsageError\nimport enum"),

@@ -22,7 +22,7 @@ def is_mounted(mountpoint: Path) -> bool:
     return False
 
 
-def mount_status(mountpoint: Path, name: str) -> str | None:
+def mount_status(mountpoint: Path, name: bytes) -> str | None:
     """Return what a live mount answers, or None when there is none."""
     if not is_mounted(mountpoint):
         return None

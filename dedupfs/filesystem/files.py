@@ -98,7 +98,7 @@ class Files:
 
     # Handles
 
-    def open(self, number: InodeNo, *, readable: bool, writable: bool, append: bool = False) -> int:
+    def open(self, number: InodeNo, *, readable: bool, writable: bool) -> int:
         """Open a file and return the handle."""
         if writable and self._store.read_only:
             raise StoreReadOnlyError("the volume is open for reading only")
@@ -108,7 +108,7 @@ class Files:
                 raise IsDirectoryError("is a directory")
             file = self._acquire(number, inode)
             keep_cache = self._may_keep_pages(file, inode)
-            return self._handles.add(Handle(file, readable, writable, append, keep_cache))
+            return self._handles.add(Handle(file, readable, writable, keep_cache))
 
     def handle(self, number: int) -> Handle:
         """Return an open handle. Raises BadHandleError."""
@@ -144,12 +144,35 @@ class Files:
         with file.lock:
             spool = self._writable_spool(file)
             held = spool.memory_bytes
-            spool.write(spool.size if opened.append else offset, data)
+            spool.write(offset, data)
             self._account(spool.memory_bytes - held)
             self._stamp(file)
             if spool.memory_bytes >= STEP_BYTES and not self._is_candidate(spool):
                 self._save(file)
         return len(data)
+
+    def allocate(self, handle: int, offset: int, length: int, *, clear: bool, keep_size: bool) -> None:
+        """Make sure that there is room for a range, or with `clear` let it read as zero bytes, which take none.
+
+        The file grows to the end of the range unless `keep_size`. Raises StoreFullError.
+        """
+        opened = self._handles.get(handle)
+        if not opened.writable:
+            raise BadHandleError("not open for writing")
+        if not keep_size:
+            self._check_size(offset + length)
+        if not clear:
+            self.room.check(length, self._spooled_bytes)
+        file = opened.file
+        with file.lock:
+            spool = self._writable_spool(file)
+            held = spool.memory_bytes
+            if clear:
+                spool.clear(offset, length)
+            if not keep_size and offset + length > spool.size:
+                spool.truncate(offset + length)
+            self._account(spool.memory_bytes - held)
+            self._stamp(file)
 
     def flush(self, handle: int) -> None:
         """Called at every close of a descriptor; bytes are stored at the last one."""
@@ -185,8 +208,6 @@ class Files:
 
     def let_go(self, lost: Lost) -> None:
         """Remove an inode that has lost its last name, or note that it must go with its last handle."""
-        if lost.nlink:
-            return
         with self._store.transaction() as transaction:
             file = self._files.get(lost.inode)
             if file is not None and file.handles:
@@ -283,9 +304,8 @@ class Files:
 
     def _may_keep_pages(self, file: OpenFile, inode: Inode) -> bool:
         """Whether the kernel's pages are of what this open will read; note what it reads for the next one."""
-        # What is in memory may be stored in another way by the time of the next open; and two names of one inode are
-        # two files to the kernel, each with pages of its own.
-        if file.spool is not None or inode.nlink != 1:
+        # What is in memory may be stored in another way by the time of the next open.
+        if file.spool is not None:
             self._seen.pop(file.inode, None)
             return False
         state = (inode.content, self._pipeline.replacements(inode.content))

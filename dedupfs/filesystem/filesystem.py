@@ -8,6 +8,7 @@ stored.
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 
@@ -23,12 +24,13 @@ from dedupfs.errors import (
 )
 from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
-from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, NAME_MAX_BYTES, Namespace
+from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, NAME_MAX_BYTES, Lost, Namespace
 from dedupfs.filesystem.recovery import has_root, make_root, recover
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.model import InodeNo
 from dedupfs.storage.records import Entry, Xattr
+from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
 XATTR_MAX_BYTES = 64 << 10
@@ -70,7 +72,7 @@ class FileSystem:
         self._names = Namespace(volume, self._inodes)
         self.files = Files(volume, self._inodes, pipeline, renderer, spool_budget_bytes)
         if not self._store.read_only:
-            make_root(volume, self._inodes)
+            make_root(volume, self._inodes, os.getuid(), os.getgid())
             recover(volume, self._inodes)
             pipeline.start(self.files.content_in_use)
             self.files.start()
@@ -129,32 +131,31 @@ class FileSystem:
         with self._store.transaction() as transaction:
             self._names.link(transaction, number, parent, name)
 
-    def unlink(self, parent: InodeNo, name: bytes) -> None:
-        """Take a name off anything but a directory; the inode goes with its last name and handle."""
-        with self._store.transaction() as transaction:
-            lost = self._names.unlink(transaction, parent, name)
-            self.files.let_go(lost)
+    def unlink(self, parent: InodeNo, name: bytes) -> Attributes | None:
+        """Take a name off anything but a directory; the inode goes with its last name and handle.
 
-    def remove_directory(self, parent: InodeNo, name: bytes) -> None:
-        """Remove an empty directory."""
+        Returns the last attributes of an inode that has no name left.
+        """
         with self._store.transaction() as transaction:
-            lost = self._names.rmdir(transaction, parent, name)
-            self._inodes.delete(transaction, lost.inode)
+            return self._let_go(transaction, self._names.unlink(transaction, parent, name))
 
-    def rename(self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes) -> None:
-        """Move an entry, replacing a target; whatever happens, one of the two files is there whole."""
+    def remove_directory(self, parent: InodeNo, name: bytes) -> Attributes | None:
+        """Remove an empty directory and return its last attributes."""
+        with self._store.transaction() as transaction:
+            return self._let_go(transaction, self._names.rmdir(transaction, parent, name))
+
+    def rename(self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes) -> Attributes | None:
+        """Move an entry, replacing a target; whatever happens, one of the two files is there whole.
+
+        Returns the last attributes of an inode that has no name left.
+        """
         source = self._metadata.find_entry(parent, name)
         if source is not None and self._metadata.find_entry(new_parent, new_name) is not None:
             # Replacing a file by bytes that are in memory alone would leave neither after a crash.
             self.files.save_now(source.inode)
         with self._store.transaction() as transaction:
             lost = self._names.rename(transaction, parent, name, new_parent, new_name)
-            if lost is None:
-                return
-            if stat.S_ISDIR(self._metadata.inode(lost.inode).mode):
-                self._inodes.delete(transaction, lost.inode)
-            else:
-                self.files.let_go(lost)
+            return self._let_go(transaction, lost) if lost is not None else None
 
     # Attributes
 
@@ -207,6 +208,25 @@ class FileSystem:
                 else:
                     fields["mtime_ns"] = mtime_ns
             self._inodes.change(transaction, number, **fields)
+
+    def set_attributes(
+        self,
+        number: InodeNo,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> None:
+        """Set several attributes at once; None leaves one alone."""
+        with self._store.transaction():
+            if uid is not None or gid is not None:
+                self.set_owner(number, uid, gid)
+            if mode is not None:
+                self.set_mode(number, mode)
+            if atime_ns is not None or mtime_ns is not None:
+                self.set_times(number, atime_ns, mtime_ns)
 
     def truncate(self, number: InodeNo, size: int) -> None:
         """Cut a file, or let it grow with zero bytes."""
@@ -290,6 +310,17 @@ class FileSystem:
             self._volume.close()
 
     # Inside
+
+    def _let_go(self, transaction: Transaction, lost: Lost) -> Attributes | None:
+        """Remove an inode that has lost its last name, unless somebody has it open."""
+        if lost.nlink:
+            return None
+        last = self.attributes(lost.inode)
+        if stat.S_ISDIR(last.mode):
+            self._inodes.delete(transaction, lost.inode)
+        else:
+            self.files.let_go(lost)
+        return last
 
     def _make(
         self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""

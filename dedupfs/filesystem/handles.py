@@ -47,7 +47,6 @@ class Handle:
     file: OpenFile
     readable: bool
     writable: bool
-    append: bool
     keep_cache: bool
     """Whether pages that the kernel holds of this inode still are what a read would return."""
 

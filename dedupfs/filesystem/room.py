@@ -33,6 +33,7 @@ class Room:
         self._granted_bytes += wanted_bytes
         if time.monotonic() - self._looked_up > _FRESH_SECONDS or self._granted_bytes > _FRESH_BYTES:
             self._look_up()
+            self._granted_bytes = wanted_bytes
         if not self._fits(self._granted_bytes + spooled_bytes):
             self._look_up()
             if not self._fits(wanted_bytes + spooled_bytes) and self._store.waiting_bytes:

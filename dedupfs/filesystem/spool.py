@@ -119,6 +119,19 @@ class Spool:
                     del self._blocks[number][keep:]
         self.size = size
 
+    def clear(self, offset: int, length: int) -> None:
+        """Let a range read as zero bytes; the size stays."""
+        end = min(offset + length, self.size)
+        while offset < end:
+            number, start = divmod(offset, CHUNK_BYTES)
+            taken = min(CHUNK_BYTES - start, end - offset)
+            if taken == CHUNK_BYTES or (not start and offset + taken == self.size):
+                self._blocks[number] = bytearray()
+            else:
+                block = self._writable(number, whole=False)
+                block[start : start + taken] = bytes(max(0, min(taken, len(block) - start)))
+            offset += taken
+
     def data(self) -> bytes:
         """Return all bytes; only for files that fit into memory."""
         return self.read(0, self.size)

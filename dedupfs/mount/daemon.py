@@ -1,8 +1,8 @@
 """The life of a mount: detaching, options, readiness and the end.
 
 The order matters. The process detaches first, then opens the volume and starts threads (neither survives a fork), then
-runs libfuse in its foreground. The parent waits until the kernel has had its first answer and reports how that went.
-When libfuse returns, because somebody unmounted or sent SIGTERM, everything is settled and the volume closed.
+runs a session with the kernel. The parent waits until the kernel has had its first answer and reports how that went.
+When the session ends, because somebody unmounted or sent SIGTERM, everything is settled and the volume closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from dedupfs.filesystem.filesystem import FileSystem
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
-from dedupfs.mount.operations import ENCODING, DedupfsOperations, Mount
+from dedupfs.mount.operations import Operations
+from dedupfs.mount.requests import Requests
+from dedupfs.mount.session import Session
 from dedupfs.storage.volume import open_volume
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,6 @@ log = logging.getLogger(__name__)
 MAX_TRANSFER_BYTES = 128 << 10
 """The largest request of the kernel; without big_writes it is a page, and writing runs at a tenth of the speed
 (measured: 45 against 520 MB/s)."""
-ENTRY_SECONDS = 3600
-"""How long the kernel may keep names: nobody else changes them."""
 _READY = b"ready"
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 _ARENAS = 2
@@ -53,7 +53,7 @@ def serve(
 
     Raises:
         StoreError, IntegrityError: the volume cannot be opened, or its last changes could not be written.
-        UsageError: libfuse refused to mount; it has said why on standard error.
+        UsageError: libfuse refused to mount.
     """
     # A core file of this process would put keys and pictures on the disk in the clear.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -67,20 +67,10 @@ def serve(
         volume.close()
         raise
     try:
-        operations = DedupfsOperations(filesystem, os.fsencode(directory.resolve()), ready)
-        try:
-            Mount(
-                operations,
-                os.fsencode(mountpoint).decode(ENCODING),
-                raw_fi=True,
-                encoding=ENCODING,
-                foreground=True,
-                **_mount_options(read_only, options),
-            )
-        except RuntimeError as exc:
-            raise UsageError(f"cannot mount at {mountpoint}: libfuse failed with status {exc}") from exc
+        operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
+        Session(Requests(operations), os.fsencode(mountpoint), _mount_options(read_only, options)).serve()
     finally:
-        # libfuse has put the default handlers back; a second Ctrl-C must not end this while files are in memory only.
+        # A second Ctrl-C must not end this while files are in memory only.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         filesystem.close()
@@ -173,10 +163,6 @@ def _mount_options(read_only: bool, options: Mapping[str, str | bool]) -> dict[s
         "max_read": str(MAX_TRANSFER_BYTES),
         "max_write": str(MAX_TRANSFER_BYTES),
         "default_permissions": True,
-        "use_ino": True,
-        "entry_timeout": str(ENTRY_SECONDS),
-        # Two names of one file are two files to the kernel: with a cache one would show the other's old link count.
-        "attr_timeout": "0",
         "ro": read_only,
     }
     return {**chosen, **options}

@@ -7,6 +7,8 @@ import errno
 from dedupfs import errors
 
 _ERRNOS: tuple[tuple[type[Exception], int], ...] = (
+    # The kernel looks the path up again, so that a file just replaced by a rename is found under its new inode.
+    (errors.StaleInodeError, errno.ESTALE),
     (errors.EntryNotFoundError, errno.ENOENT),
     (errors.EntryExistsError, errno.EEXIST),
     (errors.NotEmptyError, errno.ENOTEMPTY),

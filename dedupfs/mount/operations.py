@@ -1,245 +1,253 @@
-"""The FUSE adapter: decodes what libfuse asks, calls FileSystem, and answers; the only user of fusepy.
+"""The operations of a mount: what the kernel asks, in plain values, answered by FileSystem.
 
-libfuse's high-level interface speaks of paths, FileSystem of inodes: every operation resolves its path here. Paths
-reach us as Latin-1 text, which keeps any byte sequence as it is. Called from libfuse's threads, several at once; this
-class has no state of its own but the listings of open directories.
+Knows nothing of libfuse: `requests` decodes what comes from there, calls a method here, and sends its result or the
+errno of its exception. Called from several threads at once; the state here is the listings of open directories, and the
+last attributes of inodes that are gone while the kernel still knows them.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import stat
 import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from fuse import FUSE, FuseOSError, Operations, fuse_get_context
-
-from dedupfs.errors import DedupfsError, NoAttributeError, NotPermittedError
-from dedupfs.filesystem.filesystem import FileSystem
-from dedupfs.filesystem.inodes import BLOCK_BYTES, Attributes
+from dedupfs.errors import EntryNotFoundError, NoAttributeError, NotPermittedError, NotSupportedError, StaleInodeError
+from dedupfs.filesystem.filesystem import FileSystem, Space
+from dedupfs.filesystem.inodes import Attributes
 from dedupfs.model import InodeNo
-from dedupfs.mount.errnos import errno_of
 from dedupfs.mount.status import PID_XATTR, RESERVED_XATTRS, SETTLE_XATTR, VOLUME_XATTR, WAITING_XATTR
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry
 
-log = logging.getLogger(__name__)
-
-ENCODING = "latin-1"
-_UTIME_NOW = (1 << 30) - 1
-_UTIME_OMIT = (1 << 30) - 2
 _XATTR_CREATE = 1
 _XATTR_REPLACE = 2
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
+"""Of fallocate(2); a hole is always punched with the first."""
 
 
-class Mount(FUSE):  # type: ignore[misc]
-    """fusepy's loop, with the one callback whose arguments it would blur."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
 
-    def utimens(self, path: bytes, times: Any) -> int:
-        """Pass on UTIME_NOW and UTIME_OMIT, which fusepy folds into a number of nanoseconds."""
-        pair = None
-        if times:
-            pair = tuple((spec.tv_sec, spec.tv_nsec) for spec in (times.contents.actime, times.contents.modtime))
-        return cast("int", self.operations("utimens", path.decode(self.encoding), pair) or 0)
+    uid: int
+    gid: int
 
 
-class DedupfsOperations(Operations):  # type: ignore[misc]
-    """What libfuse calls. Nothing but an OSError with a positive errno leaves `__call__`."""
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Attributes to be set; None leaves one alone. Times in nanoseconds."""
 
-    use_ns = True
-    flag_utime_omit_ok = 1
-    # With default_permissions the kernel checks access itself.
-    access = None
-    bmap = None
-    ioctl = None
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Operations:
+    """One method for each operation of the kernel; each raises what FileSystem raises."""
 
     def __init__(self, filesystem: FileSystem, volume: bytes, ready: Callable[[], None]) -> None:
+        """`volume` is the directory of the volume, `ready` is called when the kernel has asked for the first time."""
         self._filesystem = filesystem
         self._files = filesystem.files
         self._ready = ready
         self._volume = volume
         self._listings: dict[int, list[Entry]] = {}
         self._next_listing = 1
-        self._listings_lock = threading.Lock()
+        self._gone: dict[InodeNo, Attributes] = {}
+        self._lock = threading.Lock()
 
-    def __call__(self, operation: str, *arguments: Any) -> Any:
-        """Run one operation; in fusepy 3.0.1 anything but an OSError with a positive errno breaks its wrapper."""
-        try:
-            return getattr(self, operation)(*arguments)
-        except DedupfsError as exc:
-            number = errno_of(exc)
-            if number is None:
-                number = errno.EIO
-                log.error("%s failed: %s", operation, exc)
-            raise FuseOSError(number) from exc
-        except OSError as exc:
-            raise FuseOSError(exc.errno if exc.errno and exc.errno > 0 else errno.EIO) from exc
-        except BaseException as exc:
-            log.exception("%s failed in a way nobody foresaw", operation)
-            raise FuseOSError(errno_of(exc) or errno.EIO) from exc
-
-    def init(self, path: str) -> None:
+    def init(self) -> None:
+        """The kernel is there."""
         self._ready()
 
     # Names
 
-    def mkdir(self, path: str, mode: int) -> None:
-        parent, name = self._parent(path)
-        self._filesystem.make_directory(parent, name, mode, *_caller())
+    def lookup(self, parent: InodeNo, name: bytes) -> Attributes | None:
+        """Return the attributes of what a name leads to, or None when there is no such name."""
+        try:
+            return self._filesystem.attributes(self._filesystem.lookup(parent, name))
+        except StaleInodeError:
+            raise
+        except EntryNotFoundError:
+            return None
 
-    def mknod(self, path: str, mode: int, rdev: int) -> None:
-        parent, name = self._parent(path)
-        self._filesystem.make_node(parent, name, mode, *_caller(), rdev)
+    def forget(self, number: InodeNo) -> None:
+        """The kernel drops an inode."""
+        if self._gone:
+            with self._lock:
+                self._gone.pop(number, None)
 
-    def symlink(self, path: str, target: str) -> None:
-        parent, name = self._parent(path)
-        self._filesystem.make_link(parent, name, target.encode(ENCODING), *_caller())
+    def mkdir(self, parent: InodeNo, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """Make a directory."""
+        return self._filesystem.attributes(self._filesystem.make_directory(parent, name, mode, caller.uid, caller.gid))
 
-    def readlink(self, path: str) -> str:
-        return self._filesystem.read_link(self._inode(path)).decode(ENCODING)
+    def mknod(self, parent: InodeNo, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
+        """Make an empty file, a pipe, a socket or a device."""
+        return self._filesystem.attributes(self._filesystem.make_node(parent, name, mode, caller.uid, caller.gid, rdev))
 
-    def link(self, path: str, source: str) -> None:
-        parent, name = self._parent(path)
-        self._filesystem.link(self._inode(source), parent, name)
+    def symlink(self, parent: InodeNo, name: bytes, target: bytes, caller: Caller) -> Attributes:
+        """Make a symbolic link."""
+        return self._filesystem.attributes(self._filesystem.make_link(parent, name, target, caller.uid, caller.gid))
 
-    def unlink(self, path: str) -> None:
-        self._filesystem.unlink(*self._parent(path))
+    def readlink(self, number: InodeNo) -> bytes:
+        """Return what a symbolic link points at."""
+        return self._filesystem.read_link(number)
 
-    def rmdir(self, path: str) -> None:
-        self._filesystem.remove_directory(*self._parent(path))
+    def link(self, number: InodeNo, parent: InodeNo, name: bytes) -> Attributes:
+        """Give an inode one more name."""
+        self._filesystem.link(number, parent, name)
+        return self._filesystem.attributes(number)
 
-    def rename(self, old: str, new: str) -> None:
-        self._filesystem.rename(*self._parent(old), *self._parent(new))
+    def unlink(self, parent: InodeNo, name: bytes) -> None:
+        """Take a name off anything but a directory."""
+        self._remember(self._filesystem.unlink(parent, name))
 
-    def opendir(self, path: str) -> int:
-        listing = self._filesystem.list_directory(self._inode(path))
-        with self._listings_lock:
-            number = self._next_listing
+    def rmdir(self, parent: InodeNo, name: bytes) -> None:
+        """Remove an empty directory."""
+        self._remember(self._filesystem.remove_directory(parent, name))
+
+    def rename(self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes) -> None:
+        """Move an entry, replacing a target."""
+        self._remember(self._filesystem.rename(parent, name, new_parent, new_name))
+
+    def opendir(self, number: InodeNo) -> int:
+        """Open a directory and return the handle."""
+        listing = self._filesystem.list_directory(number)
+        with self._lock:
+            handle = self._next_listing
             self._next_listing += 1
-            self._listings[number] = listing
-        return number
+            self._listings[handle] = listing
+        return handle
 
-    def readdir(self, path: str, number: int) -> Iterator[tuple[str, dict[str, int], int]]:
-        for entry in self._listings[number]:
-            yield entry.name.decode(ENCODING), {"st_ino": entry.inode, "st_mode": entry.type_bits}, 0
+    def readdir(self, number: InodeNo, handle: int, offset: int) -> list[Entry]:
+        """Return the entries from an index on; reading from the beginning again shows the directory as it is now."""
+        if not offset:
+            try:
+                self._listings[handle] = self._filesystem.list_directory(number)
+            except EntryNotFoundError:
+                # A directory that has been removed while it is open is empty.
+                self._listings[handle] = []
+        return self._listings[handle][offset:]
 
-    def releasedir(self, path: str, number: int) -> None:
-        with self._listings_lock:
-            self._listings.pop(number, None)
+    def releasedir(self, handle: int) -> None:
+        """Close a directory."""
+        with self._lock:
+            self._listings.pop(handle, None)
 
-    def fsyncdir(self, path: str, datasync: int, number: int) -> None:
+    def fsyncdir(self) -> None:
+        """Make every finished operation durable."""
         self._filesystem.sync()
 
     # Attributes
 
-    def getattr(self, path: str, info: Any = None) -> dict[str, int]:
-        number = self._inode(path) if info is None else self._files.handle(info.fh).file.inode
-        return _stat(self._filesystem.attributes(number))
+    def getattr(self, number: InodeNo) -> Attributes:
+        """Return the attributes of an inode, or its last ones after it has gone."""
+        try:
+            return self._filesystem.attributes(number)
+        except StaleInodeError:
+            gone = self._gone.get(number)
+            if gone is None:
+                raise
+            return gone
 
-    def chmod(self, path: str, mode: int) -> None:
-        self._filesystem.set_mode(self._inode(path), mode)
+    def setattr(self, number: InodeNo, changes: Changes) -> Attributes:
+        """Change attributes and return all of them."""
+        if changes.size is not None:
+            self._filesystem.truncate(number, changes.size)
+        self._filesystem.set_attributes(
+            number,
+            mode=changes.mode,
+            uid=changes.uid,
+            gid=changes.gid,
+            atime_ns=changes.atime_ns,
+            mtime_ns=changes.mtime_ns,
+        )
+        return self._filesystem.attributes(number)
 
-    def chown(self, path: str, uid: int, gid: int) -> None:
-        self._filesystem.set_owner(self._inode(path), None if uid == -1 else uid, None if gid == -1 else gid)
-
-    def utimens(self, path: str, times: tuple[tuple[int, int], tuple[int, int]] | None) -> None:
-        now = (0, _UTIME_NOW)
-        atime, mtime = (_nanoseconds(*each) for each in times or (now, now))
-        self._filesystem.set_times(self._inode(path), atime, mtime)
-
-    def truncate(self, path: str, size: int, info: Any = None) -> None:
-        number = self._inode(path) if info is None else self._files.handle(info.fh).file.inode
-        self._filesystem.truncate(number, size)
-
-    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
-        number = self._inode(path)
+    def getxattr(self, number: InodeNo, name: bytes) -> bytes:
+        """Return an extended attribute."""
         if name.startswith(RESERVED_XATTRS):
             return self._about_mount(number, name)
-        return self._filesystem.get_xattr(number, name.encode(ENCODING))
+        return self._filesystem.get_xattr(number, name)
 
-    def listxattr(self, path: str) -> list[str]:
-        return [name.decode(ENCODING) for name in self._filesystem.list_xattrs(self._inode(path))]
+    def listxattr(self, number: InodeNo) -> list[bytes]:
+        """Return the names of all extended attributes."""
+        return self._filesystem.list_xattrs(number)
 
-    def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> None:
-        number = self._inode(path)
+    def setxattr(self, number: InodeNo, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute."""
         if name.startswith(RESERVED_XATTRS):
             if number != ROOT or name != SETTLE_XATTR:
                 raise NotPermittedError("attributes of this name are dedupfs's own")
             self._filesystem.settle()
             return
-        create, replace = bool(options & _XATTR_CREATE), bool(options & _XATTR_REPLACE)
-        self._filesystem.set_xattr(number, name.encode(ENCODING), value, create=create, replace=replace)
+        create, replace_it = bool(flags & _XATTR_CREATE), bool(flags & _XATTR_REPLACE)
+        self._filesystem.set_xattr(number, name, value, create=create, replace=replace_it)
 
-    def removexattr(self, path: str, name: str) -> None:
-        self._filesystem.remove_xattr(self._inode(path), name.encode(ENCODING))
+    def removexattr(self, number: InodeNo, name: bytes) -> None:
+        """Remove an extended attribute."""
+        self._filesystem.remove_xattr(number, name)
 
-    def statfs(self, path: str) -> dict[str, int]:
-        space = self._filesystem.space()
-        # Each file takes at least a record; the count of inodes that are free is what the room allows.
-        free = space.free_bytes // BLOCK_BYTES
-        return {
-            "f_bsize": BLOCK_BYTES,
-            "f_frsize": BLOCK_BYTES,
-            "f_blocks": space.total_bytes // BLOCK_BYTES,
-            "f_bfree": free,
-            "f_bavail": free,
-            "f_files": space.files + free,
-            "f_ffree": free,
-            "f_favail": free,
-            "f_namemax": 255,
-        }
+    def statfs(self) -> Space:
+        """Return the room on the medium."""
+        return self._filesystem.space()
 
     # Files
 
-    def create(self, path: str, mode: int, info: Any) -> int:
-        parent, name = self._parent(path)
-        _, info.fh = self._filesystem.create(parent, name, mode, *_caller())
-        return 0
+    def create(self, parent: InodeNo, name: bytes, mode: int, caller: Caller) -> tuple[Attributes, int]:
+        """Make a file and open it; return its attributes and the handle."""
+        number, handle = self._filesystem.create(parent, name, mode, caller.uid, caller.gid)
+        return self._filesystem.attributes(number), handle
 
-    def open(self, path: str, info: Any) -> int:
-        access = info.flags & os.O_ACCMODE
-        info.fh = self._files.open(
-            self._inode(path),
-            readable=access in (os.O_RDONLY, os.O_RDWR),
-            writable=access in (os.O_WRONLY, os.O_RDWR),
-            append=bool(info.flags & os.O_APPEND),
+    def open(self, number: InodeNo, flags: int) -> tuple[int, bool]:
+        """Open a file; return the handle and whether the kernel's pages of it still are what a read would return."""
+        access = flags & os.O_ACCMODE
+        handle = self._files.open(
+            number, readable=access in (os.O_RDONLY, os.O_RDWR), writable=access in (os.O_WRONLY, os.O_RDWR)
         )
-        info.keep_cache = int(self._files.handle(info.fh).keep_cache)
-        return 0
+        return handle, self._files.handle(handle).keep_cache
 
-    def read(self, path: str, size: int, offset: int, info: Any) -> bytes:
-        return self._files.read(info.fh, offset, size)
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes."""
+        return self._files.read(handle, offset, size)
 
-    def write(self, path: str, data: bytes, offset: int, info: Any) -> int:
-        return self._files.write(info.fh, offset, data)
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write, and return the number of bytes."""
+        return self._files.write(handle, offset, data)
 
-    def flush(self, path: str, info: Any) -> None:
-        self._files.flush(info.fh)
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """Make room for bytes to come, or zero bytes of what is there."""
+        if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
+            raise NotSupportedError("a file cannot lose or gain bytes in its middle here")
+        clear = bool(mode & (_PUNCH_HOLE | _ZERO_RANGE))
+        self._files.allocate(handle, offset, length, clear=clear, keep_size=bool(mode & _KEEP_SIZE))
 
-    def fsync(self, path: str, datasync: int, info: Any) -> None:
-        self._files.fsync(info.fh)
+    def flush(self, handle: int) -> None:
+        """A descriptor is closed."""
+        self._files.flush(handle)
 
-    def release(self, path: str, info: Any) -> None:
-        self._files.release(info.fh)
+    def fsync(self, handle: int) -> None:
+        """Make a file durable."""
+        self._files.fsync(handle)
+
+    def release(self, handle: int) -> None:
+        """Close a handle."""
+        self._files.release(handle)
 
     # Inside
 
-    def _inode(self, path: str) -> InodeNo:
-        number = ROOT
-        for name in path.encode(ENCODING).split(b"/"):
-            if name:
-                number = self._filesystem.lookup(number, name)
-        return number
+    def _remember(self, gone: Attributes | None) -> None:
+        """Keep the last attributes of an inode until the kernel forgets it: it may be a working directory."""
+        if gone is not None:
+            with self._lock:
+                self._gone[gone.inode] = replace(gone, nlink=0)
 
-    def _parent(self, path: str) -> tuple[InodeNo, bytes]:
-        above, _, name = path.rpartition("/")
-        return self._inode(above), name.encode(ENCODING)
-
-    def _about_mount(self, number: InodeNo, name: str) -> bytes:
+    def _about_mount(self, number: InodeNo, name: bytes) -> bytes:
         if number == ROOT:
             if name == VOLUME_XATTR:
                 return self._volume
@@ -250,32 +258,6 @@ class DedupfsOperations(Operations):  # type: ignore[misc]
         raise NoAttributeError("no such attribute")
 
 
-def _caller() -> tuple[int, int]:
-    uid, gid, _ = fuse_get_context()
-    return uid, gid
-
-
-def _nanoseconds(seconds: int, nanoseconds: int) -> int | None:
-    if nanoseconds == _UTIME_OMIT:
-        return None
-    if nanoseconds == _UTIME_NOW:
-        return time.time_ns()
-    return seconds * 1_000_000_000 + nanoseconds
-
-
-def _stat(attributes: Attributes) -> dict[str, int]:
-    device = attributes.rdev if stat.S_ISCHR(attributes.mode) or stat.S_ISBLK(attributes.mode) else 0
-    return {
-        "st_ino": attributes.inode,
-        "st_mode": attributes.mode,
-        "st_nlink": attributes.nlink,
-        "st_uid": attributes.uid,
-        "st_gid": attributes.gid,
-        "st_rdev": device,
-        "st_size": attributes.size,
-        "st_blocks": attributes.blocks,
-        "st_blksize": BLOCK_BYTES,
-        "st_atime": attributes.atime_ns,
-        "st_mtime": attributes.mtime_ns,
-        "st_ctime": attributes.ctime_ns,
-    }
+def device_of(attributes: Attributes) -> int:
+    """Return the device number that is told of an inode: 0 for all but devices."""
+    return attributes.rdev if stat.S_ISCHR(attributes.mode) or stat.S_ISBLK(attributes.mode) else 0

@@ -3,12 +3,12 @@
 They are not listed, so that no copying tool takes them along.
 """
 
-RESERVED_XATTRS = "user.dedupfs."
-VOLUME_XATTR = "user.dedupfs.volume"
+RESERVED_XATTRS = b"user.dedupfs."
+VOLUME_XATTR = b"user.dedupfs.volume"
 """The volume's directory."""
-PID_XATTR = "user.dedupfs.pid"
+PID_XATTR = b"user.dedupfs.pid"
 """The process that serves the mount."""
-WAITING_XATTR = "user.dedupfs.waiting"
+WAITING_XATTR = b"user.dedupfs.waiting"
 """How many files wait to be settled."""
-SETTLE_XATTR = "user.dedupfs.settle"
+SETTLE_XATTR = b"user.dedupfs.settle"
 """Set it to have everything settled and committed; the call returns when that is done or has failed."""

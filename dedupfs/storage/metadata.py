@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dedupfs.errors import EntryNotFoundError
+from dedupfs.errors import StaleInodeError
 from dedupfs.model import InodeNo
 from dedupfs.storage import records
 from dedupfs.storage.records import Entry, Inode, Unfinished, Xattr, number_key
@@ -20,10 +20,10 @@ class Metadata:
     # Inodes
 
     def inode(self, number: InodeNo) -> Inode:
-        """Return an inode. Raises EntryNotFoundError."""
+        """Return an inode. Raises StaleInodeError."""
         stored = self._store.get(records.INODES, number_key(number))
         if stored is None:
-            raise EntryNotFoundError(f"no inode {number}")
+            raise StaleInodeError(f"no inode {number}")
         return records.decode_inode(stored)
 
     def put_inode(self, transaction: Transaction, number: InodeNo, inode: Inode) -> None:

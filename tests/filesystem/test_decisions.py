@@ -217,19 +217,6 @@ def test_pages_of_bytes_written_over_their_own_rendition_are_not_kept(core: Core
     core.files.release(handle)
 
 
-def test_pages_of_another_name_are_not_kept(core: Core) -> None:
-    core.put(b"a", b"old")
-    number = core.filesystem.lookup(ROOT, b"a")
-    core.read(b"a")
-    core.filesystem.link(number, ROOT, b"b")
-    core.edit(b"b", 0, b"new")
-    core.read(b"b")
-    core.filesystem.unlink(ROOT, b"b")
-    handle = core.open(b"a")
-    assert not core.files.handle(handle).keep_cache
-    core.files.release(handle)
-
-
 def test_the_mtime_set_before_the_decision_stays(core: Core, pool: SketchPool) -> None:
     core.put(b"photo", PHOTO)
     with pool.held():

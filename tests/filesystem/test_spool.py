@@ -64,14 +64,23 @@ class Truncate:
 
 
 @dataclass(frozen=True)
+class Clear:
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Save:
     pass
 
 
-Step = Write | Truncate | Save
+Step = Write | Truncate | Clear | Save
 DATA = st.binary(min_size=1, max_size=3 * BLOCK) | st.integers(1, 3 * BLOCK).map(bytes)
 STEPS = st.lists(
-    st.builds(Write, st.integers(0, MAX_SIZE), DATA) | st.builds(Truncate, st.integers(0, MAX_SIZE)) | st.just(Save()),
+    st.builds(Write, st.integers(0, MAX_SIZE), DATA)
+    | st.builds(Truncate, st.integers(0, MAX_SIZE))
+    | st.builds(Clear, st.integers(0, MAX_SIZE), st.integers(1, MAX_SIZE))
+    | st.just(Save()),
     max_size=12,
 )
 
@@ -111,6 +120,10 @@ def _apply(step: Step, spool: Spool, wanted: bytearray, contents: PlainContents)
     elif isinstance(step, Truncate):
         spool.truncate(step.size)
         wanted[:] = wanted[: step.size] + bytes(max(0, step.size - len(wanted)))
+    elif isinstance(step, Clear):
+        spool.clear(step.offset, step.length)
+        cleared = wanted[step.offset : step.offset + step.length]
+        wanted[step.offset : step.offset + step.length] = bytes(len(cleared))
     else:
         spool.rebase(LayoutSource(contents, _saved(spool, contents).layout))  # type: ignore[arg-type]
         assert spool.memory_bytes == 0

@@ -1,0 +1,109 @@
+"""Session: one connection to the kernel, from the mount to its end.
+
+A fixed number of threads take requests; each waits in the kernel outside the interpreter lock and runs the handlers of
+one request at a time, so that there are never more requests in memory than threads. The thread that calls `serve` only
+waits for the end, and takes the signals.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from types import FrameType
+
+from dedupfs.errors import UsageError
+from dedupfs.mount import libfuse
+
+log = logging.getLogger(__name__)
+
+THREADS = 16
+"""So many requests are worked on at once, and more of them wait in the kernel. Some take long (a commit, a picture to
+be drawn), so there are more threads than processors."""
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_WAKE = signal.SIGUSR1
+_WAKE_SECONDS = 0.05
+
+
+class Session:
+    """A mounted connection; `serve` may be called once."""
+
+    def __init__(self, handlers: object, mountpoint: bytes, options: Mapping[str, str | bool]) -> None:
+        """Mount.
+
+        Args:
+            handlers: has a method for every operation of libfuse's low-level interface that is to be answered.
+            options: of `mount -o`; True for those without a value, False for those to be left out.
+
+        Raises:
+            UsageError: libfuse refused; it has said why on standard error.
+        """
+        self._mountpoint = mountpoint
+        self._table = libfuse.operations_table(handlers)
+        self._ended = threading.Event()
+        self._receiving: set[int] = set()
+        words = libfuse.argument_vector(
+            b"dedupfs", [_option(name, value) for name, value in options.items() if value is not False]
+        )
+        # Each takes its own options out of the vector; what is left in the end is known to neither.
+        self._channel = libfuse.mount(mountpoint, ctypes.byref(words))
+        if not self._channel:
+            raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: libfuse refused")
+        self._session = libfuse.lowlevel_new(
+            ctypes.byref(words), ctypes.byref(self._table), ctypes.sizeof(self._table), None
+        )
+        libfuse.opt_free_args(ctypes.byref(words))
+        if not self._session:
+            libfuse.unmount(mountpoint, self._channel)
+            raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: libfuse does not know an option")
+        libfuse.session_add_chan(self._session, self._channel)
+
+    def serve(self) -> None:
+        """Answer requests until somebody unmounts or a signal asks for the end; runs on the main thread."""
+        previous = {number: signal.signal(number, self._on_signal) for number in _ENDING}
+        previous[_WAKE] = signal.signal(_WAKE, lambda number, frame: None)
+        threads = [threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True) for number in range(THREADS)]
+        try:
+            for thread in threads:
+                thread.start()
+            self._ended.wait()
+            libfuse.session_exit(self._session)
+            for thread in threads:
+                while thread.is_alive():
+                    # Only a thread that waits for a request may be interrupted: others are in the middle of one.
+                    if thread.ident in self._receiving:
+                        signal.pthread_kill(thread.ident, _WAKE)
+                    thread.join(_WAKE_SECONDS)
+        finally:
+            libfuse.session_remove_chan(self._channel)
+            libfuse.unmount(self._mountpoint, self._channel)
+            libfuse.session_destroy(self._session)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._ended.set()
+
+    def _work(self) -> None:
+        size = libfuse.chan_bufsize(self._channel)
+        buffer = ctypes.create_string_buffer(size)
+        channel = ctypes.c_void_p(self._channel)
+        me = threading.get_ident()
+        while not libfuse.session_exited(self._session):
+            self._receiving.add(me)
+            received = libfuse.chan_recv(ctypes.byref(channel), buffer, size)
+            self._receiving.discard(me)
+            if received > 0:
+                libfuse.session_process(self._session, buffer, received, channel)
+            elif received not in (-errno.EINTR, -errno.EAGAIN, 0):
+                log.error("the kernel gives no more requests: %s", os.strerror(-received))
+                break
+        self._ended.set()
+
+
+def _option(name: str, value: str | bool) -> bytes:
+    return os.fsencode(name if value is True else f"{name}={value}")

@@ -1,0 +1,146 @@
+"""Other users of the machine: permissions are those of any local folder, once the mount lets others in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import MountedVolume, mark_fuse, open_descriptor
+from tests.volumes import make_volume
+
+pytestmark = [*mark_fuse(), pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
+
+ALICE, BOB, GROUP = 61001, 61002, 61100
+
+
+@contextmanager
+def user(uid: int, gid: int = GROUP) -> Iterator[None]:
+    """Be somebody else for a while, as far as files are concerned."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[MountedVolume]:
+    # pytest's own temporary folders are closed to other users.
+    folder = Path(tempfile.mkdtemp(prefix="dedupfs-test-"))
+    folder.chmod(0o755)
+    mounted = MountedVolume(make_volume(folder / "volume"), folder / "mount", folder / "log")
+    try:
+        mounted.mount("-o", "allow_other")
+        yield mounted
+        mounted.umount()
+        mounted.assert_clean()
+    finally:
+        mounted.destroy()
+        shutil.rmtree(folder)
+    assert mounted.unexpected_messages() == []
+
+
+@pytest.fixture
+def here(shared: MountedVolume, request: pytest.FixtureRequest) -> Path:
+    """An empty directory on the mount that everybody may write to."""
+    path = shared.path / str(request.node.name)[:60]
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
+def test_the_root_belongs_to_whoever_made_it(shared: MountedVolume) -> None:
+    assert shared.path.stat().st_uid == os.getuid()
+
+
+def test_what_one_makes_is_ones_own(here: Path) -> None:
+    with user(ALICE):
+        (here / "file").write_bytes(b"private")
+        (here / "file").chmod(0o600)
+    status = (here / "file").stat()
+    assert (status.st_uid, status.st_gid) == (ALICE, GROUP)
+    with user(BOB):
+        with pytest.raises(PermissionError):
+            (here / "file").read_bytes()
+        with pytest.raises(PermissionError):
+            (here / "file").chmod(0o666)
+        with pytest.raises(PermissionError):
+            os.chown(here / "file", BOB, -1)
+        with pytest.raises(PermissionError):
+            os.utime(here / "file", ns=(1, 1))
+
+
+def test_a_group_shares(here: Path) -> None:
+    with user(ALICE):
+        (here / "file").write_bytes(b"for the group")
+        (here / "file").chmod(0o640)
+    with user(BOB):
+        assert (here / "file").read_bytes() == b"for the group"
+    with user(BOB, 61999), pytest.raises(PermissionError):
+        (here / "file").read_bytes()
+
+
+def test_a_directory_without_x_hides_what_is_in_it(here: Path) -> None:
+    with user(ALICE):
+        (here / "directory").mkdir(mode=0o700)
+        (here / "directory" / "file").write_bytes(b"")
+    with user(BOB):
+        with pytest.raises(PermissionError):
+            (here / "directory" / "file").stat()
+        with pytest.raises(PermissionError):
+            os.listdir(here / "directory")
+
+
+def test_in_a_sticky_directory_only_the_owner_removes(here: Path) -> None:
+    here.chmod(0o1777)
+    with user(ALICE):
+        (here / "file").write_bytes(b"")
+    with user(BOB):
+        with pytest.raises(PermissionError):
+            (here / "file").unlink()
+        with pytest.raises(PermissionError):
+            (here / "file").rename(here / "other")
+    with user(ALICE):
+        (here / "file").unlink()
+
+
+def test_a_write_takes_the_set_user_bit_away(here: Path) -> None:
+    with user(ALICE):
+        (here / "file").write_bytes(b"program")
+        (here / "file").chmod(0o6755)
+    (here / "file").chmod(0o6777)
+    with user(BOB), open_descriptor(here / "file", os.O_WRONLY) as file:
+        os.write(file, b"other")
+    assert (here / "file").stat().st_mode & (stat.S_ISUID | stat.S_ISGID) == 0
+
+
+def test_a_new_owner_takes_the_set_user_bit_away(here: Path) -> None:
+    with user(ALICE):
+        (here / "file").write_bytes(b"program")
+        (here / "file").chmod(0o6755)
+        os.chown(here / "file", -1, GROUP)
+    assert (here / "file").stat().st_mode & (stat.S_ISUID | stat.S_ISGID) == 0
+
+
+def test_the_umask_counts(here: Path) -> None:
+    previous = os.umask(0o077)
+    try:
+        with user(ALICE):
+            (here / "file").touch()
+            (here / "directory").mkdir()
+    finally:
+        os.umask(previous)
+    assert (here / "file").stat().st_mode & 0o777 == 0o600
+    assert (here / "directory").stat().st_mode & 0o777 == 0o700
