@@ -21,6 +21,7 @@ BEHIND = {
     "imagehash": ("ingest/fingerprint.py",),
     "lmdb": ("storage/lmdb_engine.py",),
     "Crypto": ("crypto/",),
+    "cryptography": ("crypto/",),
 }
 
 # Pure functions of bytes and pixels: they touch no storage and do not know what calls them.

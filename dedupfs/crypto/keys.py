@@ -95,7 +95,7 @@ class Keyring:
     __slots__ = ("_band_tokens", "_chunk_ids", "_chunk_keys", "_content_ids", "_masks", "_names", "_records")
 
     def __init__(self, volume_key: bytes) -> None:
-        self._records = _subkey(volume_key, "records")
+        self._records = aead.RecordKey(_subkey(volume_key, "records"))
         self._chunk_ids = _subkey(volume_key, "chunk ids")
         self._chunk_keys = _subkey(volume_key, "chunk keys")
         self._content_ids = _subkey(volume_key, "content ids")
@@ -105,11 +105,11 @@ class Keyring:
 
     def seal_record(self, place: bytes, plaintext: bytes) -> bytes:
         """Seal a record so that it opens at this place (format version, table and key) only."""
-        return aead.seal_record(self._records, plaintext, place)
+        return self._records.seal(plaintext, place)
 
     def open_record(self, place: bytes, sealed: bytes) -> bytes:
         """Open a record. Raises IntegrityError."""
-        return aead.open_record(self._records, sealed, place)
+        return self._records.open(sealed, place)
 
     def chunk_id(self, plaintext: bytes | memoryview) -> bytes:
         """32 bytes that name a plaintext; without the key nobody can test a guess.

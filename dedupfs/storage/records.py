@@ -19,7 +19,7 @@ from typing import TypeVar
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId, Differences, Fingerprint, InodeNo, Policy
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DIGEST_BYTES = 32
 """Length of chunk ids, content ids, fingerprints and rendition digests."""
 

@@ -16,6 +16,7 @@ from dedupfs.cli import passphrase as passphrases
 from dedupfs.cli.main import main
 from dedupfs.crypto import keys
 from dedupfs.storage import volume as volumes
+from dedupfs.storage.records import FORMAT_VERSION
 from tests.conftest import CHEAP, PASSPHRASE
 from tests.mounting import command_line, dedupfs, without_passphrase
 
@@ -54,7 +55,7 @@ def test_init_makes_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     volume = tmp_path / "deep" / "volume"
     assert str(volume) in prints(capsys, "init", volume, "--dedup", "perceptual", "--label", "holidays")
     stats = json.loads(prints(capsys, "stats", volume, "--json"))
-    wanted = {"policy": "perceptual", "label": "holidays", "files": 0, "format_version": 1}
+    wanted = {"policy": "perceptual", "label": "holidays", "files": 0, "format_version": FORMAT_VERSION}
     assert {name: stats[name] for name in wanted} == wanted
     assert stats["dedup_ratio"] is None
     assert json.loads(prints(capsys, "check", volume, "--data", "--json"))["clean"]
@@ -90,7 +91,7 @@ def test_what_is_not_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_volume_of_another_format_version(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = volume_directory / "volume.json"
-    header.write_text(header.read_text().replace('"format_version": 1', '"format_version": 99', 1))
+    header.write_text(header.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99', 1))
     (volume_directory / "volume.json.bak").unlink(missing_ok=True)
     assert '"format_version": 99' in header.read_text()
     assert fails(capsys, "stats", volume_directory)[0] == 5

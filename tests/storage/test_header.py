@@ -18,6 +18,7 @@ from dedupfs.crypto.keys import wrap
 from dedupfs.errors import DedupfsError, FormatVersionError, IntegrityError, StoreNotFoundError, WrongKeyError
 from dedupfs.storage import header as headers
 from dedupfs.storage.header import BACKUP_FILE, HEADER_FILE, Header, new_header, read_header, write_header
+from dedupfs.storage.records import FORMAT_VERSION
 from tests.conftest import CHEAP, PASSPHRASE
 
 Fields = dict[str, Any]
@@ -153,7 +154,7 @@ def test_writing_over_a_damaged_header_keeps_the_sound_backup_until_the_end(
     assert read_header(written) == header
 
 
-@pytest.mark.parametrize("version", [0, 2, 10**6])
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, 10**6])
 def test_an_unknown_format_version_is_told_and_no_older_backup_is_taken(written: Path, version: int) -> None:
     rewrite(written, lambda fields: fields.update(format_version=version))
     with pytest.raises(FormatVersionError, match=str(version)):

@@ -8,10 +8,12 @@ import random
 
 import pytest
 
+from dedupfs.crypto import aead
+from dedupfs.crypto.keys import Keyring
 from dedupfs.model import Fingerprint
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Xattr
-from dedupfs.storage.volume import Volume
+from dedupfs.storage.volume import Volume, unlock
 from tests.conftest import PASSPHRASE
 from tests.storage.tree import Tree
 
@@ -62,6 +64,10 @@ def test_no_digest_that_anybody_can_compute_shows(disk: bytes, tree: Tree) -> No
 
 
 def test_the_volume_key_does_not_show(disk: bytes, volume: Volume) -> None:
-    keyring = volume.store.keyring
-    for name in type(keyring).__slots__:
+    volume_key = unlock(volume.directory, PASSPHRASE)
+    assert volume_key not in disk
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(aead, "RecordKey", lambda key: key)
+        keyring = Keyring(volume_key)
+    for name in Keyring.__slots__:
         assert getattr(keyring, name) not in disk
