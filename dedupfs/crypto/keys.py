@@ -1,26 +1,29 @@
-"""Keys: the volume key, the slots that wrap it under a passphrase, and one subkey for every purpose.
+"""Keys: the volume key, the slots that wrap it, and one subkey for every purpose.
 
-The volume key is random and never changes; a slot seals it under a key that scrypt derives from a passphrase. From the
-volume key HKDF-SHA256 derives one subkey a purpose (RFC 5869), so that no two uses can meet. Objects here are immutable
-and may be used from any thread.
+The volume key is random and never changes. A slot seals it under a key that scrypt derives from a passphrase, or that
+HKDF-SHA256 derives from a recovery key: nobody can try a noticeable part of 256 random bits, however little a trial
+costs, so scrypt would protect nothing there. From the volume key HKDF-SHA256 derives one subkey a purpose (RFC 5869),
+so that no two uses can meet. Objects here are immutable and may be used from any thread.
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from Crypto.Cipher import AES
 from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 
 from dedupfs.crypto import aead
-from dedupfs.errors import IntegrityError, WrongKeyError
+from dedupfs.errors import IntegrityError, StoreError, WrongKeyError
 
 VOLUME_KEY_BYTES = 32
 SALT_BYTES = 32
+WRAPPED_BYTES = aead.RECORD_OVERHEAD_BYTES + VOLUME_KEY_BYTES
 NAME_TOKEN_BYTES = 16
 BAND_TOKEN_BYTES = 8
 _AES_BLOCK_BYTES = 16
@@ -34,11 +37,12 @@ class ScryptCost:
     r: int = 8
     p: int = 1
 
-    MEMORY_LIMIT_BYTES = 1 << 30
-    LANES_LIMIT_BYTES = 1 << 26
+    MEMORY_LIMIT_BYTES = 1 << 29
+    LANES_LIMIT_BYTES = 1 << 23
     WORK_LIMIT = 2**24
-    """Largest n * r * p accepted from a header: sixteen times the default, some seconds. A header is not to be
-    trusted before its slot has opened, so an absurd cost is damage and not an order."""
+    """Largest n * r * p accepted from a header: sixteen times the default; 7.1 s was the slowest of such costs here,
+    and the default 0.45 s. A header is not to be trusted before its slot has opened, so an absurd cost is damage and
+    not an order."""
 
     def __post_init__(self) -> None:
         power_of_two = self.n > 1 and self.n & (self.n - 1) == 0
@@ -47,17 +51,39 @@ class ScryptCost:
             raise IntegrityError("the header asks for scrypt parameters that do not exist")
         # The lanes come on top of the memory that n stands for.
         too_large = 128 * self.n * self.r > self.MEMORY_LIMIT_BYTES or 128 * self.r * self.p > self.LANES_LIMIT_BYTES
-        if too_large or self.n * self.r * self.p > self.WORK_LIMIT:
+        if too_large or self.work > self.WORK_LIMIT:
             raise IntegrityError("the header asks for absurd scrypt parameters")
+
+    @property
+    def work(self) -> int:
+        """What the time grows with."""
+        return self.n * self.r * self.p
+
+
+class SlotKind(enum.Enum):
+    """What opens a slot."""
+
+    PASSPHRASE = "passphrase"
+    RECOVERY = "recovery"
 
 
 @dataclass(frozen=True, slots=True)
 class KeySlot:
-    """One wrapped copy of the volume key."""
+    """One wrapped copy of the volume key. Raises IntegrityError for a salt or a copy of another length."""
 
-    cost: ScryptCost
+    cost: ScryptCost | None
+    """None for a recovery key."""
     salt: bytes
     wrapped: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.salt) != SALT_BYTES or len(self.wrapped) != WRAPPED_BYTES:
+            raise IntegrityError("a key slot has the wrong length")
+
+    @property
+    def kind(self) -> SlotKind:
+        """What opens it."""
+        return SlotKind.RECOVERY if self.cost is None else SlotKind.PASSPHRASE
 
 
 def new_volume_key() -> bytes:
@@ -67,26 +93,25 @@ def new_volume_key() -> bytes:
 
 def wrap(volume_key: bytes, passphrase: bytes, volume_id: bytes, cost: ScryptCost) -> KeySlot:
     """Return a slot that opens with the passphrase, bound to the volume and to its own cost and salt."""
-    salt = os.urandom(SALT_BYTES)
-    wrapped = aead.seal_record(_stretch(passphrase, salt, cost), volume_key, _slot_place(volume_id, salt, cost))
-    return KeySlot(cost, salt, wrapped)
+    return _wrap(volume_key, passphrase, volume_id, cost)
 
 
-def unwrap(slot: KeySlot, passphrase: bytes, volume_id: bytes) -> bytes:
-    """Return the volume key.
+def wrap_recovery(volume_key: bytes, secret: bytes, volume_id: bytes) -> KeySlot:
+    """Return a slot that opens with the 32 random bytes of a recovery key, bound to the volume and to its own salt."""
+    return _wrap(volume_key, secret, volume_id, None)
+
+
+def unwrap(slot: KeySlot, secret: bytes, volume_id: bytes) -> bytes:
+    """Return the volume key; the secret is the passphrase, or the 32 bytes of the recovery key.
 
     Raises:
-        WrongKeyError: the slot does not open with this passphrase.
+        WrongKeyError: the slot does not open with it.
+        StoreError: there is not enough memory to find out.
     """
     try:
-        key = aead.open_record(
-            _stretch(passphrase, slot.salt, slot.cost), slot.wrapped, _slot_place(volume_id, slot.salt, slot.cost)
-        )
+        return aead.open_record(_stretch(secret, slot.salt, slot.cost), slot.wrapped, _place(volume_id, slot))
     except IntegrityError as exc:
         raise WrongKeyError("wrong passphrase") from exc
-    if len(key) != VOLUME_KEY_BYTES:
-        raise IntegrityError("a key slot holds a key of the wrong length")
-    return key
 
 
 class Keyring:
@@ -153,12 +178,28 @@ def _subkey(volume_key: bytes, purpose: str) -> bytes:
     return derived
 
 
-def _stretch(passphrase: bytes, salt: bytes, cost: ScryptCost) -> bytes:
-    memory = 128 * cost.n * cost.r + 128 * cost.r * cost.p
-    return hashlib.scrypt(
-        passphrase, salt=salt, n=cost.n, r=cost.r, p=cost.p, maxmem=memory + (1 << 20), dklen=aead.KEY_BYTES
-    )
+def _wrap(volume_key: bytes, secret: bytes, volume_id: bytes, cost: ScryptCost | None) -> KeySlot:
+    blank = KeySlot(cost, os.urandom(SALT_BYTES), bytes(WRAPPED_BYTES))
+    sealed = aead.seal_record(_stretch(secret, blank.salt, cost), volume_key, _place(volume_id, blank))
+    return replace(blank, wrapped=sealed)
 
 
-def _slot_place(volume_id: bytes, salt: bytes, cost: ScryptCost) -> bytes:
-    return b"dedupfs key slot 1\0" + volume_id + salt + b"%d,%d,%d" % (cost.n, cost.r, cost.p)
+def _stretch(secret: bytes, salt: bytes, cost: ScryptCost | None) -> bytes:
+    if cost is None:
+        derived = HKDF(secret, aead.KEY_BYTES, salt, SHA256, context=b"recovery slot")
+        assert isinstance(derived, bytes)
+        return derived
+    # n blocks, p lanes, and two blocks to work in.
+    memory = 128 * cost.r * (cost.n + cost.p + 2)
+    try:
+        return hashlib.scrypt(secret, salt=salt, n=cost.n, r=cost.r, p=cost.p, maxmem=memory, dklen=aead.KEY_BYTES)
+    except (MemoryError, ValueError) as exc:
+        # OpenSSL tells of memory that it does not get as of parameters that it does not like.
+        raise StoreError(f"a key slot needs {memory >> 20} MiB of memory to be tried; they are not to be had") from exc
+
+
+def _place(volume_id: bytes, slot: KeySlot) -> bytes:
+    """Associated data of a slot: it opens in this volume only, and as what it was made."""
+    if slot.cost is None:
+        return b"dedupfs recovery slot 1\0" + volume_id + slot.salt
+    return b"dedupfs key slot 1\0" + volume_id + slot.salt + b"%d,%d,%d" % (slot.cost.n, slot.cost.r, slot.cost.p)

@@ -2,7 +2,8 @@
 
 All integers are big-endian. A record starts with a layout version byte. Tables marked `sealed` hold records sealed by
 `crypto.aead` with (format version, table, key) as associated data; the others hold bytes that are ciphertext or masked
-already. `decode` accepts exactly the bytes that `encode` writes and raises IntegrityError on all others.
+already, or the header, which is in the clear. `decode` accepts exactly the bytes that `encode` writes and raises
+IntegrityError on all others.
 
 What refers to what, in the order in which it is written, so that a reference never dangles:
 chunk <- content (or a rendition's own metadata) <- member <- cluster <- inode <- directory entry.
@@ -19,7 +20,7 @@ from typing import TypeVar
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId, Differences, Fingerprint, InodeNo, Policy
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DIGEST_BYTES = 32
 """Length of chunk ids, content ids, fingerprints and rendition digests."""
 
@@ -69,6 +70,9 @@ BANDS = Table("bands", 8, sealed=False)
 UNDECIDED = Table("undecided", 0, sealed=True)
 """content id (32) of a picture stored exactly while its deduplication is still to be decided -> nothing."""
 
+HEADER = Table("header", 0, sealed=False)
+"""`volume.json` -> its bytes: a copy that can be read before any key is known, for when the file is lost."""
+
 TABLES = (
     VOLUME,
     INODES,
@@ -84,6 +88,7 @@ TABLES = (
     MEMBERS,
     BANDS,
     UNDECIDED,
+    HEADER,
 )
 
 

@@ -15,7 +15,7 @@ from dedupfs.crypto import keys
 from dedupfs.crypto.keys import Keyring, ScryptCost
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreLockedError, StoreNotFoundError, UsageError
 from dedupfs.storage import header as headers
-from dedupfs.storage import records
+from dedupfs.storage import header_copies, records
 from dedupfs.storage.chunks import Chunks
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.contents import Contents
@@ -53,18 +53,25 @@ class Volume:
                 self._lock_descriptor = None
 
 
-def create_volume(directory: Path, passphrase: bytes, config: Config, cost: ScryptCost | None = None) -> None:
-    """Make a volume in a directory that is new or empty.
+def create_volume(
+    directory: Path,
+    passphrase: bytes,
+    config: Config,
+    cost: ScryptCost | None = None,
+    recovery_secret: bytes | None = None,
+) -> None:
+    """Make a volume in a directory that is new or empty, with a slot for a recovery key if there is one.
 
     The header is written last: until then the directory is no volume, and a failure leaves nothing that looks like one.
     Raises:
-        UsageError: the directory holds something.
+        UsageError: the directory holds something, or the passphrase cannot be one.
         StoreError: it cannot be made.
     """
     try:
         chosen = records.encode_config(config)
     except UnicodeEncodeError as exc:
         raise UsageError("the label is not text") from exc
+    headers.refuse_passphrase(passphrase)
     try:
         made = not directory.exists()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,12 +81,13 @@ def create_volume(directory: Path, passphrase: bytes, config: Config, cost: Scry
         raise StoreError(f"cannot make a volume in {directory}: {exc.strerror}") from exc
     try:
         volume_key = keys.new_volume_key()
-        header = headers.new_header(volume_key, passphrase, cost or ScryptCost())
+        header = headers.new_header(volume_key, passphrase, cost or ScryptCost(), recovery_secret)
         engine = LmdbEngine(directory, [table.name for table in records.TABLES], create=True)
         store = Store(engine, Keyring(volume_key))
         try:
             with store.transaction() as transaction:
                 transaction.put(records.VOLUME, _CONFIG_KEY, chosen)
+            header_copies.write_record(engine, header)
         finally:
             store.close()
         headers.write_header(directory, header)
@@ -131,7 +139,10 @@ def open_volume(
             stored = store.get(records.VOLUME, _CONFIG_KEY)
             if stored is None:
                 raise IntegrityError("the volume has lost its configuration")
-            return Volume(directory, store, records.decode_config(stored), descriptor)
+            volume = Volume(directory, store, records.decode_config(stored), descriptor)
+            if not read_only:
+                header_copies.bring_up_to_date(directory, engine)
+            return volume
         except BaseException:
             store.close()
             raise

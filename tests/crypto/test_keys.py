@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import replace
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dedupfs.crypto import aead, keys
-from dedupfs.crypto.keys import Keyring, KeySlot, ScryptCost, unwrap, wrap
-from dedupfs.errors import IntegrityError, WrongKeyError
+from dedupfs.crypto.keys import Keyring, KeySlot, ScryptCost, SlotKind, unwrap, wrap, wrap_recovery
+from dedupfs.errors import IntegrityError, StoreError, WrongKeyError
 from tests.conftest import CHEAP, PASSPHRASE
 
 VOLUME_ID = bytes(range(16))
@@ -48,9 +49,47 @@ def test_two_slots_of_one_passphrase_share_nothing(slot: KeySlot, key: bytes) ->
     assert other.salt != slot.salt and other.wrapped != slot.wrapped
 
 
-def test_a_slot_with_a_key_of_another_length_is_damage() -> None:
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_slot_for_a_key_of_another_length_is_not_made(length: int) -> None:
     with pytest.raises(IntegrityError):
-        unwrap(wrap(b"short", PASSPHRASE, VOLUME_ID, CHEAP), PASSPHRASE, VOLUME_ID)
+        wrap(bytes(length), PASSPHRASE, VOLUME_ID, CHEAP)
+
+
+@pytest.mark.parametrize("value", [b"", b"0", bytes(74), bytes(1 << 20)])
+def test_a_slot_of_another_length_is_damage(slot: KeySlot, value: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        replace(slot, salt=value)
+    with pytest.raises(IntegrityError):
+        replace(slot, wrapped=value)
+
+
+def test_a_recovery_slot_opens_with_its_secret_in_its_volume_only(key: bytes) -> None:
+    secret = bytes(range(100, 132))
+    slot = wrap_recovery(key, secret, VOLUME_ID)
+    assert slot.kind is SlotKind.RECOVERY
+    assert unwrap(slot, secret, VOLUME_ID) == key
+    for other, volume_id in ((secret[::-1], VOLUME_ID), (secret, VOLUME_ID[::-1])):
+        with pytest.raises(WrongKeyError):
+            unwrap(slot, other, volume_id)
+
+
+def test_a_slot_opens_as_what_it_was_made_only(slot: KeySlot, key: bytes) -> None:
+    """Nobody makes a passphrase cheap to try by calling its slot one of a recovery key."""
+    with pytest.raises(WrongKeyError):
+        unwrap(replace(slot, cost=None), PASSPHRASE, VOLUME_ID)
+    with pytest.raises(WrongKeyError):
+        unwrap(replace(wrap_recovery(key, bytes(32), VOLUME_ID), cost=CHEAP), bytes(32), VOLUME_ID)
+
+
+def test_memory_that_is_not_to_be_had_is_no_wrong_passphrase(slot: KeySlot, monkeypatch: pytest.MonkeyPatch) -> None:
+    for failure in (MemoryError, ValueError):
+
+        def refuse(*_: object, _failure: type[Exception] = failure, **__: object) -> bytes:
+            raise _failure
+
+        monkeypatch.setattr(hashlib, "scrypt", refuse)
+        with pytest.raises(StoreError, match="memory"):
+            unwrap(slot, PASSPHRASE, VOLUME_ID)
 
 
 def test_the_default_cost_is_what_the_format_promises() -> None:
@@ -66,7 +105,7 @@ def test_the_default_cost_is_what_the_format_promises() -> None:
         pytest.param(1000, 8, 1, id="not a power of two"),
         pytest.param(1024, 0, 1, id="no blocks"),
         pytest.param(1024, 8, 0, id="no lanes"),
-        pytest.param(2**21, 8, 1, id="two gigabytes"),
+        pytest.param(2**20, 8, 1, id="a gigabyte"),
         pytest.param(2**10, 2**20, 1, id="wide blocks"),
         pytest.param(2**17, 8, 2**10, id="many lanes"),
         pytest.param(2**400, 8, 1, id="astronomic"),
@@ -90,7 +129,7 @@ def test_an_accepted_cost_keeps_to_the_limits(log_n: int, r: int, p: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("n", "r", "p"), [(2, 1, 2**16), (2, 2**12, 1), (2**15, 1, 1), (2**14, 8, 1)], ids=["lanes", "width", "n", "usual"]
+    ("n", "r", "p"), [(2, 1, 2**16), (2, 2**16, 1), (2**15, 1, 1), (2**14, 8, 1)], ids=["lanes", "width", "n", "usual"]
 )
 def test_scrypt_takes_every_cost_that_is_accepted(key: bytes, n: int, r: int, p: int) -> None:
     assert unwrap(wrap(key, PASSPHRASE, VOLUME_ID, ScryptCost(n, r, p)), PASSPHRASE, VOLUME_ID) == key
@@ -149,6 +188,20 @@ def test_names_of_two_scopes_have_different_tokens(keyring: Keyring) -> None:
     tokens = [keyring.name_token(scope, name) for scope, name in itertools.product(scopes, [b"", b"a", b"b"])]
     assert len(set(tokens)) == 12
 
+
+def test_slots_made_before_open(key: bytes) -> None:
+    salt = bytes(range(32))
+    passphrase = KeySlot(CHEAP, salt, bytes.fromhex(GOLDEN_SLOTS["passphrase"]))
+    recovery_key = KeySlot(None, salt, bytes.fromhex(GOLDEN_SLOTS["recovery"]))
+    assert unwrap(passphrase, PASSPHRASE, VOLUME_ID) == unwrap(recovery_key, bytes(32), VOLUME_ID) == key
+
+
+GOLDEN_SLOTS = {
+    "passphrase": "0232333435363738393a3b3c3d3e3f40414243444546474849a8a75659ccea2122ea8226b1"
+    "968d858a0a66bd1cb8267c48816c20de535000775f53da4436e281e28bd479a3c74c6a28",
+    "recovery": "0232333435363738393a3b3c3d3e3f404142434445464748499f9235286552a8aa132cbef6"
+    "cb343457d70132fa2b677f053cfe43877e9e83f7bcb2cef7d537f46cab9c544073e04266",
+}
 
 GOLDEN = {
     "chunk id": "c0fafde76a66f6092c23526691b8c963b5e5aea7c721a5e9980b2bd7786cf698",

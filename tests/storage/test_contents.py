@@ -441,7 +441,7 @@ def damage(tree: Tree, chunk: ChunkId) -> None:
 
 def empty(tree: Tree) -> bool:
     """Whether nothing is left of any content."""
-    tables = [table for table in records.TABLES if table.name not in ("volume", "inodes", "entries")]
+    tables = [table for table in records.TABLES if table.name not in ("volume", "header", "inodes", "entries")]
     totals = {name: total for name, total in tree.volume.store.counters.items() if total and name != "directories"}
     return totals == {} and all(tree.volume.store.keys(table) == [] for table in tables)
 
