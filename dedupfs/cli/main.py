@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dedupfs import __version__
-from dedupfs.cli import check, clusters, init, mount, stats, umount, why
+from dedupfs.cli import check, clusters, header, init, key, mount, stats, umount, why
 from dedupfs.cli.exitcodes import FAILED, exit_code_of
 from dedupfs.errors import DedupfsError
 
@@ -25,7 +25,7 @@ version of one it already holds, no second ciphertext is kept.
 """
 _EPILOG = """\
 The passphrase is asked for on the terminal, or taken from --passphrase-file, --passphrase-command or the environment
-variable DEDUPFS_PASSPHRASE.
+variable DEDUPFS_PASSPHRASE. A recovery key is taken in its place everywhere.
 
 exit codes: 0 done, 1 the operation failed or found damage, 2 usage, 3 wrong passphrase, 4 volume in use,
 5 not a volume or an unknown format version"""
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dedupfs {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (init, mount, umount, stats, why, clusters, check):
+    for command in (init, mount, umount, stats, why, clusters, check, key, header):
         command.add_parser(commands)
     return parser
 

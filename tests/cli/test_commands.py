@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -14,7 +15,8 @@ import pytest
 
 from dedupfs.cli import passphrase as passphrases
 from dedupfs.cli.main import main
-from dedupfs.crypto import keys
+from dedupfs.crypto import keys, recovery
+from dedupfs.storage import keyslots
 from dedupfs.storage import volume as volumes
 from dedupfs.storage.records import FORMAT_VERSION
 from tests.conftest import CHEAP, PASSPHRASE
@@ -27,6 +29,7 @@ DEFAULT_COST_SECONDS = 60
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Key slots cost nothing in commands that run here; DEDUPFS_PASSPHRASE opens the volume."""
     monkeypatch.setattr(volumes, "ScryptCost", lambda: CHEAP)
+    monkeypatch.setattr(keyslots, "ScryptCost", lambda: CHEAP)
     monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, os.fsdecode(PASSPHRASE))
 
 
@@ -53,7 +56,9 @@ def prints(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_init_makes_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = tmp_path / "deep" / "volume"
-    assert str(volume) in prints(capsys, "init", volume, "--dedup", "perceptual", "--label", "holidays")
+    recovery_key = prints(capsys, "init", volume, "--dedup", "perceptual", "--label", "holidays")
+    assert recovery.decode(recovery_key.encode()) is not None
+    assert recovery_key.count("\n") == 1
     stats = json.loads(prints(capsys, "stats", volume, "--json"))
     wanted = {"policy": "perceptual", "label": "holidays", "files": 0, "format_version": FORMAT_VERSION}
     assert {name: stats[name] for name in wanted} == wanted
@@ -91,10 +96,22 @@ def test_what_is_not_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_volume_of_another_format_version(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = volume_directory / "volume.json"
-    header.write_text(header.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99', 1))
-    (volume_directory / "volume.json.bak").unlink(missing_ok=True)
-    assert '"format_version": 99' in header.read_text()
-    assert fails(capsys, "stats", volume_directory)[0] == 5
+    fields = json.loads(header.read_text())
+    del fields["checksum"]
+    fields["format_version"] = 99
+    fields["checksum"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    header.write_text(json.dumps(fields))
+    for command in (
+        ["stats"],
+        ["key", "list"],
+        ["key", "add", "--recovery"],
+        ["header", "restore"],
+        ["header", "backup"],
+    ):
+        file = [volume_directory / "copy"] if command[-1] == "backup" else []
+        code, said = fails(capsys, *command, volume_directory, *file)
+        assert code == 5
+        assert "99" in said
 
 
 def test_a_wrong_passphrase(
@@ -202,7 +219,7 @@ def test_no_source_at_all(volume_directory: Path) -> None:
     assert "terminal" in done.stderr
 
 
-def _on_a_terminal(answers: list[bytes], *arguments: str | Path) -> tuple[int, bytes]:
+def on_a_terminal(answers: list[bytes], *arguments: str | Path) -> tuple[int, bytes]:
     """Run a command on a terminal, answer each question, and return its exit code and what the terminal showed."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -237,7 +254,7 @@ def _on_a_terminal(answers: list[bytes], *arguments: str | Path) -> tuple[int, b
 
 
 def test_a_passphrase_from_the_terminal(volume_directory: Path) -> None:
-    code, shown = _on_a_terminal([PASSPHRASE], "stats", volume_directory)
+    code, shown = on_a_terminal([PASSPHRASE], "stats", volume_directory)
     assert code == 0, shown
     assert shown.startswith(b"Passphrase: ")
     assert b"policy       verified" in shown
@@ -245,7 +262,7 @@ def test_a_passphrase_from_the_terminal(volume_directory: Path) -> None:
 
 
 def test_a_new_passphrase_is_asked_for_twice(tmp_path: Path) -> None:
-    code, shown = _on_a_terminal([b"one", b"another"], "init", tmp_path / "volume")
+    code, shown = on_a_terminal([b"one", b"another"], "init", tmp_path / "volume")
     assert (code, b"Passphrase again: " in shown, b"differ" in shown) == (2, True, True)
     assert not (tmp_path / "volume").exists()
 
