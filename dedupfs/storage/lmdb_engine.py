@@ -142,6 +142,8 @@ class LmdbEngine:
                 return
             except _MapFullError:
                 self._grow()
+            except _MapResizedError:
+                self._adopt_map_size()
             except StoreError as exc:
                 # LMDB reports the short write on a full disk as EIO; only the room that is left tells the two apart.
                 needed = sum(len(key) + len(value or b"") for _, key, value in batch) + _COMMIT_OVERHEAD_BYTES

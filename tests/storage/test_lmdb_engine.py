@@ -136,6 +136,20 @@ def test_a_reader_follows_a_writer_that_grows_the_map(engine: LmdbEngine, tmp_pa
     assert output == f"True {5 + (1 << 20)}\n"
 
 
+def test_a_writer_follows_another_that_grows_the_map(engine: LmdbEngine, tmp_path: Path) -> None:
+    """Keys are changed beside a mount, by a process that may be the one to fill the map."""
+    engine.apply([("one", b"key", b"value")])
+    program = (
+        "import sys; from pathlib import Path; from dedupfs.storage.lmdb_engine import LmdbEngine\n"
+        f"engine = LmdbEngine(Path(sys.argv[1]), {TABLES}, initial_map_bytes={SMALL_MAP_BYTES})\n"
+        "engine.apply([('one', b'large', bytes(1 << 20))])\n"
+        "engine.close()"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, timeout=30)
+    engine.apply([("one", b"key", b"another")])
+    assert {key: len(value) for key, value in content(engine).items()} == {b"key": 7, b"large": 1 << 20}
+
+
 def test_a_full_disk_is_told_and_survived(tiny_disk: Path) -> None:
     engine = opened(tiny_disk, create=True)
     reserve = Reserve(tiny_disk)
