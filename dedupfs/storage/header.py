@@ -33,15 +33,15 @@ HEADER_FILE = "volume.json"
 BACKUP_FILE = "volume.json.bak"
 VOLUME_ID_BYTES = 16
 MAX_HEADER_BYTES = 1 << 16
-"""A header with MAX_SLOTS slots of the longest labels takes less than half of it."""
+"""A header with MAX_SLOTS slots of the longest labels takes less than two thirds of it."""
 MAX_SLOTS = 32
 MAX_LABEL_CHARACTERS = 64
 MAX_TOTAL_WORK = ScryptCost.WORK_LIMIT
 """Largest sum of n * r * p over all slots: sixteen slots of the default cost. Trying a wrong passphrase on headers at
 this limit, of few dear slots and of many cheap ones, took 5.8 to 8.9 s of processor time and at most 566 MiB."""
 _MAGIC = "dedupfs"
-_MAX_NUMBER = 2**32
-"""Above every slot number, revision and second that anybody will live to see."""
+MAX_NUMBER = 2**32 - 1
+"""No slot number, revision or second in a header is larger; honest ones stay far below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Slot:
 
     def __post_init__(self) -> None:
         # What the label says is printed on terminals.
-        if not is_label(self.label) or not 0 < self.number < _MAX_NUMBER or not 0 <= self.created_s < _MAX_NUMBER:
+        if not is_label(self.label) or not 0 < self.number <= MAX_NUMBER or not 0 <= self.created_s <= MAX_NUMBER:
             raise IntegrityError(f"{HEADER_FILE} is damaged: a key slot is described by nonsense")
 
 
@@ -70,7 +70,7 @@ class Header:
     slots: tuple[Slot, ...]
 
     def __post_init__(self) -> None:
-        if len(self.volume_id) != VOLUME_ID_BYTES or not 0 < self.revision < _MAX_NUMBER:
+        if len(self.volume_id) != VOLUME_ID_BYTES or not 0 < self.revision <= MAX_NUMBER:
             raise IntegrityError(f"{HEADER_FILE} is damaged: it describes no volume")
         if not 0 < len(self.slots) <= MAX_SLOTS or len({slot.number for slot in self.slots}) != len(self.slots):
             raise IntegrityError(f"{HEADER_FILE} is damaged: it has no slots, too many, or one twice")

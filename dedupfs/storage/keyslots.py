@@ -172,7 +172,8 @@ def restore(directory: Path, passphrase: bytes, file: Path | None = None) -> Res
             return Restored(current, changed=False)
         later = [copy.revision for copy in copies.all() if copy.volume_id == header.volume_id and copy != header]
         if max(later, default=0) >= header.revision:
-            header = replace(header, revision=max(later) + 1)
+            # Somebody hostile may have left no revision above that of a copy; all of them are written over anyway.
+            header = replace(header, revision=min(max(later) + 1, headers.MAX_NUMBER))
         write_everywhere(directory, engine, header)
         return Restored(header, changed=True)
 

@@ -468,6 +468,15 @@ def test_a_header_that_somebody_made_up_does_not_stand_in_the_way(directory: Pat
     assert opens(directory, PASSPHRASE) and opens(directory, RECOVERY)
 
 
+def test_a_revision_that_somebody_made_up_does_not_stand_in_the_way(directory: Path) -> None:
+    header = read_header(directory)
+    slots = tuple(replace(slot, key=replace(slot.key, salt=bytes(32))) for slot in header.slots)
+    headers.write_header(directory, replace(header, revision=headers.MAX_NUMBER, slots=slots))
+    restore(directory, RECOVERY)
+    assert read_header(directory).slots == header.slots
+    assert opens(directory, PASSPHRASE)
+
+
 def test_a_volume_without_any_sound_header(directory: Path) -> None:
     (directory / HEADER_FILE).unlink()
     (directory / BACKUP_FILE).write_bytes(b"damaged")
