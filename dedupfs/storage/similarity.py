@@ -60,11 +60,11 @@ class SimilarityIndex:
         if not 0 <= radius_bits <= WIDE_RADIUS_BITS:
             raise ValueError(f"a radius of {radius_bits} bits")
         masked: dict[int, bytes] = {}
-        for token in tokens(self._store.keyring, fingerprint, wide=radius_bits > COMPLETE_RADIUS_BITS):
-            for key, value in self._store.scan(records.BANDS, token):
-                if len(key) != 16 or len(value) != FINGERPRINT_BYTES:
-                    raise IntegrityError("an entry of the similarity index has the wrong length")
-                masked[int.from_bytes(key[8:], "big")] = value
+        asked = tokens(self._store.keyring, fingerprint, wide=radius_bits > COMPLETE_RADIUS_BITS)
+        for key, value in self._store.scan(records.BANDS, *asked):
+            if len(key) != 16 or len(value) != FINGERPRINT_BYTES:
+                raise IntegrityError("an entry of the similarity index has the wrong length")
+            masked[int.from_bytes(key[8:], "big")] = value
         if not masked:
             return []
         clusters = sorted(masked)

@@ -94,30 +94,23 @@ class Store:
         with self.engine.snapshot() as snapshot:
             return snapshot.get(table.name, key)
 
-    def scan(self, table: Table, prefix: bytes = b"") -> list[tuple[bytes, bytes]]:
-        """Return keys and values in the clear, in the order of the keys.
+    def scan(self, table: Table, *prefixes: bytes) -> list[tuple[bytes, bytes]]:
+        """Return keys and values in the clear, in the order of the keys; those of the whole table without a prefix.
 
-        The prefix is empty or exactly `table.group_bytes` long. Raises IntegrityError.
+        Each prefix is exactly `table.group_bytes` long. Raises IntegrityError.
         """
         with self.lock:
-            changes: _Changes = {}
-            for batch in reversed(self._batches()):
-                changes.update(batch.group(table, prefix))
             found: dict[bytes, bytes] = {}
             with self.engine.snapshot() as snapshot:
-                for key, value in snapshot.scan(table.name, prefix):
-                    if key not in changes:
-                        found[key] = value
-            result: dict[bytes, bytes] = {}
-            for key, value in found.items():
-                cached = self._cache.get((table.name, key)) if table.sealed else None
-                opened = cached if cached is not None else self._opened(table, key, value)
-                assert opened is not None
-                result[key] = opened
-                if table.sealed and cached is None and prefix:
-                    self._remember((table.name, key), opened)
-            result.update((key, value) for key, value in changes.items() if value is not None)
-        return sorted(result.items())
+                for prefix in prefixes or (b"",):
+                    changes: _Changes = {}
+                    for batch in reversed(self._batches()):
+                        changes.update(batch.group(table, prefix))
+                    for key, value in snapshot.scan(table.name, prefix):
+                        if key not in changes:
+                            found[key] = self._opened_once(table, key, value, keep=bool(prefix))
+                    found.update((key, value) for key, value in changes.items() if value is not None)
+        return sorted(found.items())
 
     def keys(self, table: Table) -> list[bytes]:
         """Return all keys of a table, in order, without opening the values."""
@@ -266,6 +259,17 @@ class Store:
         if value is None or not table.sealed:
             return value
         return self.keyring.open_record(records.place(table, key), value)
+
+    def _opened_once(self, table: Table, key: bytes, value: bytes, *, keep: bool) -> bytes:
+        """Return a stored value in the clear; with `keep` it need not be opened the next time."""
+        if not table.sealed:
+            return value
+        opened = self._cache.get((table.name, key))
+        if opened is None:
+            opened = self.keyring.open_record(records.place(table, key), value)
+            if keep:
+                self._remember((table.name, key), opened)
+        return opened
 
     def _remember(self, slot: tuple[str, bytes], value: bytes | None) -> None:
         if self.read_only:
