@@ -15,6 +15,7 @@ import enum
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from dedupfs.errors import IntegrityError
@@ -25,12 +26,15 @@ DIGEST_BYTES = 32
 """Length of chunk ids, content ids, fingerprints and rendition digests."""
 
 _LAYOUT = 1
+_KEPT_DECODED = 10_000
+"""Inodes and entries that are kept as objects, which are never changed: one operation asks for the same few many times,
+and a listing with attributes for all of them."""
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A named table of the engine.
+    """A named table of the engine; each exists once, so that tables are compared and found by identity.
 
     `group_bytes` is the length of the key prefix that is asked for as a whole (all entries of one directory, all
     clusters of one token); it is 0 where no such question exists.
@@ -452,6 +456,7 @@ def encode_inode(inode: Inode) -> bytes:
     )
 
 
+@lru_cache(_KEPT_DECODED)
 def decode_inode(data: bytes) -> Inode:
     """Decode a record of `inodes`. Raises IntegrityError."""
 
@@ -481,6 +486,7 @@ def encode_entry(entry: Entry) -> bytes:
     return _Writer().pack(">QI", entry.inode, entry.type_bits).blob(entry.name).done()
 
 
+@lru_cache(_KEPT_DECODED)
 def decode_entry(data: bytes) -> Entry:
     """Decode a record of `entries`. Raises IntegrityError."""
 

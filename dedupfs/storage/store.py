@@ -67,6 +67,7 @@ class Store:
         with self.lock:
             stored = self.get(records.VOLUME, _COUNTERS_KEY)
         self._counters = records.decode_counters(stored) if stored else {}
+        self._has_counted = False
         self._committer: threading.Thread | None = None
         if not read_only:
             self._committer = threading.Thread(target=self._commit_now_and_then, name="committer", daemon=True)
@@ -213,14 +214,17 @@ class Store:
         if transaction.counted:
             for name, delta in transaction.counted.items():
                 self._counters[name] = self._counters.get(name, 0) + delta
-            self._gathered.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._counters))
-            self._cache.pop((records.VOLUME.name, _COUNTERS_KEY), None)
+            self._has_counted = True
         self._generation += 1
         if self._gathered.size_bytes > self._group_bytes:
             self._wake.set()
 
     def _write_batch(self) -> None:
         with self.lock:
+            if self._has_counted:
+                # Once for all transactions of the batch.
+                self._gathered.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._counters))
+                self._has_counted = False
             if not self._leaving.tables:
                 self._leaving, self._gathered = self._gathered, _Batch()
                 self._leaving_generation = self._generation
