@@ -29,6 +29,7 @@ from dedupfs.ingest.outcome import (
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
 from dedupfs.ingest.rendition import in_mode
 from dedupfs.ingest.scaling import Scaling, candidates, scaled
+from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import Bases, on_white, treated
 from dedupfs.ingest.verify import Verdict, verify
 from dedupfs.ingest.windows import Window, inner, windows_of
@@ -250,15 +251,8 @@ class _Search:
             verdict.differences,
             written == self._member,
             hashlib.sha256(written).digest(),
-            pixel_digest(again.image),
+            sketch(again.image),
         )
-
-
-def pixel_digest(image: Image.Image) -> bytes:
-    """Return the SHA-256 of a picture's mode, size and samples."""
-    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height}\n".encode())
-    digest.update(image.tobytes())
-    return digest.digest()
 
 
 def _same_aspect(a_px: tuple[int, int], b_px: tuple[int, int]) -> bool:

@@ -13,10 +13,11 @@ from dedupfs.ingest.decode import Picture, decode, upright
 from dedupfs.ingest.facts import PictureFacts, better, coarseness_of
 from dedupfs.ingest.fingerprint import draft_side_px, fingerprint
 from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import on_white
 from dedupfs.model import Fingerprint, Policy
 
-__all__ = ["Fit", "Misfit", "PictureFacts", "better", "fit", "inspect", "render"]
+__all__ = ["Fit", "Misfit", "PictureFacts", "better", "fit", "inspect", "look", "render"]
 
 
 def inspect(data: bytes) -> PictureFacts:
@@ -42,6 +43,15 @@ def inspect(data: bytes) -> PictureFacts:
 def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
     """Find a rendition of `member` from `representative`; see `dedupfs.ingest.fit`."""
     return search.fit(member, representative, policy)
+
+
+def look(data: bytes) -> bytes:
+    """Return the sketch of a file; see `dedupfs.ingest.sketch`.
+
+    Raises:
+        UnfitPictureError, UndecodableError: it is no picture that is compared.
+    """
+    return sketch(decode(data).image)
 
 
 def render(representative: bytes, recipe: bytes, own: bytes, size: int) -> bytes:

@@ -14,8 +14,8 @@ from dedupfs.model import Differences
 class Fit:
     """A rendition was found.
 
-    `recipe` and `own` go to `render`; `digest` is the SHA-256 of the rendition, `pixel_digest` that of its decoded
-    pixels (mode, size, samples); `bit_exact` says that it is the member to the last byte. `differences` were measured
+    `recipe` and `own` go to `render`; `digest` is the SHA-256 of the rendition, `sketch` what it looks like
+    (see `dedupfs.ingest.sketch`); `bit_exact` says that it is the member to the last byte. `differences` were measured
     between the decoded rendition and the decoded member.
     """
 
@@ -24,7 +24,7 @@ class Fit:
     differences: Differences
     bit_exact: bool
     digest: bytes
-    pixel_digest: bytes
+    sketch: bytes
 
 
 @dataclass(frozen=True, slots=True)

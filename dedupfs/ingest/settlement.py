@@ -265,7 +265,7 @@ def _rendition(refit: Refit, own: PreparedLayout, cluster: ClusterId, representa
         recipe=fit.recipe,
         own=own.layout,
         digest=fit.digest,
-        pixel_digest=fit.pixel_digest,
+        sketch=fit.sketch,
         codecs=codecs(),
         differences=fit.differences,
         distance_bits=refit.distance_bits,

@@ -21,7 +21,7 @@ from typing import TypeVar
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId, Differences, Fingerprint, InodeNo, Policy
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 DIGEST_BYTES = 32
 """Length of chunk ids, content ids, fingerprints and rendition digests."""
 
@@ -158,11 +158,11 @@ class Rendition:
     own: Layout
     """The member's own metadata, stored as chunks."""
     digest: bytes
-    """SHA-256 of the rendition; what is made later must match it."""
-    pixel_digest: bytes
-    """SHA-256 of its decoded pixels, which outlives a change of the lossless coder."""
+    """SHA-256 of the rendition."""
+    sketch: bytes
+    """What it looks like (ingest.sketch), to recognise it when other libraries make it with other bytes."""
     codecs: bytes
-    """Names and versions of the libraries that made it, for the error message if they no longer do."""
+    """Names and versions of the libraries that made it, to be named in messages."""
     differences: Differences
     distance_bits: int
     bit_exact: bool
@@ -354,7 +354,7 @@ def encode_content(content: Exact | Rendition) -> bytes:
         .blob(content.recipe)
         .layout(content.own)
         .fixed(content.digest)
-        .fixed(content.pixel_digest)
+        .blob(content.sketch)
         .blob(content.codecs)
         .pack(">5d", d.fine_luma, d.fine_chroma, d.coarse_luma, d.coarse_chroma, d.alpha)
         .pack(">HB", content.distance_bits, content.bit_exact)
@@ -375,7 +375,7 @@ def decode_content(data: bytes) -> Exact | Rendition:
         size, cluster = reader.unpack(">QQ")
         representative = ContentId(reader.fixed())
         recipe, own = reader.blob(), reader.layout()
-        digest, pixel_digest, codecs = reader.fixed(), reader.fixed(), reader.blob()
+        digest, sketch, codecs = reader.fixed(), reader.blob(), reader.blob()
         differences = Differences(*struct.unpack(">5d", reader.take(40)))
         (distance_bits,) = reader.unpack(">H")
         return Rendition(
@@ -385,7 +385,7 @@ def decode_content(data: bytes) -> Exact | Rendition:
             recipe,
             own,
             digest,
-            pixel_digest,
+            sketch,
             codecs,
             differences,
             distance_bits,

@@ -70,7 +70,12 @@ class SketchPool(WorkerPool):
         self.calls.append(job)
         self.asked.set()
         assert self._gate.wait(20)
-        answers: dict[str, Callable[..., object]] = {"inspect": _inspect, "fit": _fit, "render": _render}
+        answers: dict[str, Callable[..., object]] = {
+            "inspect": _inspect,
+            "fit": _fit,
+            "look": _look,
+            "render": _render,
+        }
         return answers[job](*arguments)
 
     def close(self) -> None:
@@ -93,8 +98,13 @@ def _fit(member: bytes, base: bytes, policy: Policy) -> Fit | Misfit:
     _, base_scene, base_width_px, base_coarseness = _HEADER.unpack_from(base)
     if scene != base_scene or base_width_px < width_px or base_coarseness > coarseness:
         return Misfit("pixels", None)
-    digest = hashlib.sha256(rendition_of(member)).digest()
-    return Fit(b"recipe", member[: _HEADER.size], Differences(1.0, 1.0, 0.5, 0.5, 0.0), False, digest, digest)
+    made = rendition_of(member)
+    digest = hashlib.sha256(made).digest()
+    return Fit(b"recipe", member[: _HEADER.size], Differences(1.0, 1.0, 0.5, 0.5, 0.0), False, digest, _look(made))
+
+
+def _look(data: bytes) -> bytes:
+    return hashlib.sha256(data[: _HEADER.size]).digest()
 
 
 def _render(base: bytes, recipe: bytes, own: bytes, size: int) -> bytes:

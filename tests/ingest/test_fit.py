@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageEnhance, ImageFilter
 
-from dedupfs.ingest import fit as search
 from dedupfs.ingest import jobs, jpeg, jpeg_coding, outcome
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, decode, transposed
 from dedupfs.ingest.jobs import Fit, Misfit
@@ -33,7 +32,7 @@ def fitted(member: bytes, representative: bytes = BASE) -> Fit:
     assert hashlib.sha256(rendered).digest() == found.digest
     assert (rendered == member) is found.bit_exact
     assert rendered == jobs.render(representative, found.recipe, found.own, len(member))
-    assert search.pixel_digest(decode(rendered).image) == found.pixel_digest
+    assert jobs.look(rendered) == found.sketch
     return found
 
 

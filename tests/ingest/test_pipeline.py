@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dedupfs.errors import StoreFullError, UnfitPictureError, WorkerError, WorkerStartError
+from dedupfs.errors import IntegrityError, StoreFullError, UnfitPictureError, WorkerError, WorkerStartError
 from dedupfs.ingest import pipeline as pipelines
 from dedupfs.ingest.outcome import Misfit
 from dedupfs.model import Policy
@@ -215,6 +216,47 @@ def test_a_rendition_that_cannot_be_read_is_healed_by_its_bytes(core: Core, pool
     settled(core, again=COPY)
     assert kinds(core) == {"photo": "picture", "copy": "plain", "again": "plain"}
     assert core.read(b"copy") == COPY
+
+
+def redrawn(pool: TamperedPool, core: Core, *endings: bytes) -> None:
+    """Have every drawing end in other bytes, in turn, as if other libraries rounded otherwise."""
+    render = pool.call
+    turns = itertools.cycle(endings)
+
+    def draw(base: bytes, recipe: bytes, own: bytes, size: int) -> bytes:
+        del pool.instead["render"]
+        drawn: bytes = render("render", base, recipe, own, size)
+        pool.instead["render"] = draw
+        return drawn[:-1] + next(turns)
+
+    pool.instead["render"] = draw
+    core.renderer._cache.clear()
+
+
+def test_other_rounding_errors_cost_no_photo(core: Core, pool: TamperedPool, caplog: pytest.LogCaptureFixture) -> None:
+    settled(core, photo=PHOTO, copy=COPY)
+    redrawn(pool, core, b"2")
+    assert core.read(b"copy") == COPY[:-1] + b"2"
+    core.renderer._cache.clear()
+    assert core.read(b"copy") == COPY[:-1] + b"2"
+    assert caplog.text.count("other rounding errors") == 1
+
+
+def test_a_drawing_that_comes_out_otherwise_each_time_is_an_error(core: Core, pool: TamperedPool) -> None:
+    settled(core, photo=PHOTO, copy=COPY)
+    redrawn(pool, core, b"2", b"3")
+    with pytest.raises(IntegrityError, match="not what was verified"):
+        core.read(b"copy")
+    pool.instead.clear()
+
+
+def test_a_drawing_of_something_else_is_an_error(core: Core, pool: TamperedPool) -> None:
+    settled(core, photo=PHOTO, copy=COPY)
+    redrawn(pool, core, b"2")
+    pool.instead["look"] = lambda data: bytes(32)
+    with pytest.raises(IntegrityError, match="not what was verified"):
+        core.read(b"copy")
+    pool.instead.clear()
 
 
 def damage(core: Core, name: bytes) -> dict[bytes, bytes]:

@@ -99,7 +99,7 @@ class Tree:
             recipe=b"recipe",
             own=self.volume.contents.prepare(b"").layout,
             digest=bytes(32),
-            pixel_digest=bytes(32),
+            sketch=b"sketch",
             codecs=b"codecs",
             differences=Differences(1, 2, 3, 4, 0),
             distance_bits=3,
