@@ -15,7 +15,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "tests" / "photos"
 
-SHELL_SCRIPTS = [".ci/run", "scripts/bootstrap.sh", "scripts/check", "scripts/demo", "scripts/evaluate", "scripts/test"]
+SHELL_SCRIPTS = [".ci/run", "scripts/bootstrap.sh"] + [
+    f"scripts/{name}" for name in ("bench", "check", "demo", "evaluate", "fuzz", "test")
+]
 
 
 @pytest.mark.parametrize("script", SHELL_SCRIPTS)
@@ -28,7 +30,7 @@ def test_shell_script_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
 
 
-@pytest.mark.parametrize("script", ["demo.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["bench.py", "demo.py", "evaluate.py", "fuzz.py"])
 def test_script_explains_itself(script: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / script, "--help"], capture_output=True, text=True, check=True

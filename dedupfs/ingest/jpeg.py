@@ -7,6 +7,7 @@ thread.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
@@ -21,6 +22,11 @@ _CODED = _SOF_ANY | {_DHT, _SOS, _DQT, _DRI, 0xCC, 0xDC, 0xDE, 0xDF}
 _METADATA = frozenset(range(0xE0, 0xF0)) | {0xFE}
 _PARAMETERLESS = frozenset({0x01, *range(0xD0, 0xD8)})
 
+MAX_SEGMENTS = 20_000
+"""A sound picture has some dozens, and a hundred more for each 6 MB of metadata; a hostile one would have 16 million,
+and take seconds and gigabytes to be listed."""
+
+_FILL = re.compile(rb"\xff+")
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """Ends entropy-coded data: neither a stuffed zero nor a restart marker nor a fill byte."""
 
@@ -95,14 +101,20 @@ def walk(data: bytes) -> tuple[list[Segment], int]:
     """
     if data[:2] != SOI:
         raise UndecodableError("no JPEG start marker")
-    segments: list[Segment] = []
-    offset = 2
-    while True:
+    segments = list(_segments(data))
+    return segments[:-1], segments[-1].end
+
+
+def _segments(data: bytes) -> Iterator[Segment]:
+    """Yield the segments behind SOI, EOI as the last one. Raises UndecodableError."""
+    offset = len(SOI)
+    for _ in range(MAX_SEGMENTS):
         segment = _segment_at(data, offset)
-        offset = segment.end
+        yield segment
         if segment.marker == EOI[1]:
-            return segments, offset
-        segments.append(segment)
+            return
+        offset = segment.end
+    raise UndecodableError(f"JPEG of more than {MAX_SEGMENTS} segments")
 
 
 def _segment_at(data: bytes, start: int) -> Segment:
@@ -110,8 +122,8 @@ def _segment_at(data: bytes, start: int) -> Segment:
     offset = start
     if data[offset : offset + 1] != b"\xff":
         raise UndecodableError(f"no JPEG marker at offset {start}")
-    while data[offset : offset + 1] == b"\xff":
-        offset += 1
+    filled = _FILL.match(data, offset)
+    offset = filled.end() if filled is not None else offset
     if offset >= len(data):
         raise UndecodableError("JPEG ends before its end marker")
     marker = data[offset]
@@ -134,15 +146,8 @@ def _segment_at(data: bytes, start: int) -> Segment:
 
 def image_start(data: bytes) -> int | None:
     """Return the offset of the first segment of the coded image, or None when there is none to be found."""
-    offset = 2
     try:
-        while True:
-            segment = _segment_at(data, offset)
-            if segment.marker in _CODED:
-                return segment.start
-            if segment.marker == EOI[1]:
-                return None
-            offset = segment.end
+        return next((segment.start for segment in _segments(data) if segment.marker in _CODED), None)
     except UndecodableError:
         return None
 
@@ -191,10 +196,10 @@ def read_frame(data: bytes) -> JpegFrame:
     if data[:2] != SOI:
         raise UndecodableError("no JPEG start marker")
     segments: list[Segment] = []
-    offset = 2
-    while not segments or segments[-1].marker not in (_SOS, EOI[1]):
-        segments.append(_segment_at(data, offset))
-        offset = segments[-1].end
+    for segment in _segments(data):
+        segments.append(segment)
+        if segment.marker == _SOS:
+            break
     return _frame(data, segments)
 
 

@@ -13,6 +13,9 @@ from dedupfs.errors import UndecodableError, UnfitPictureError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHUNK_OVERHEAD_BYTES = 12
+MAX_CHUNKS = 100_000
+"""A sound picture at the limit of size has 8,192 with the body size of libpng, 8 KiB; a hostile one would have 5
+million, and take seconds and a gigabyte to be listed."""
 FILLER_TYPE = b"prFl"
 """Ancillary, private, safe to copy: every reader skips it."""
 
@@ -79,13 +82,15 @@ def chunks_of(data: bytes) -> list[Chunk]:
     """Return the chunks that are whole, in order, as far as IEND.
 
     Raises:
-        UndecodableError: no PNG.
+        UndecodableError: no PNG, or of more than MAX_CHUNKS.
     """
     if not data.startswith(SIGNATURE):
         raise UndecodableError("no PNG signature")
     chunks: list[Chunk] = []
     offset = len(SIGNATURE)
     while not chunks or chunks[-1].kind != b"IEND":
+        if len(chunks) == MAX_CHUNKS:
+            raise UndecodableError(f"PNG of more than {MAX_CHUNKS} chunks")
         end = offset + CHUNK_OVERHEAD_BYTES + int.from_bytes(data[offset : offset + 4], "big")
         if end > len(data):
             break

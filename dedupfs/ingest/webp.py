@@ -12,6 +12,8 @@ from dedupfs.errors import UndecodableError, UnfitPictureError
 
 HEADER_BYTES = 12
 CHUNK_HEADER_BYTES = 8
+MAX_CHUNKS = 10_000
+"""A still picture has at most seven; a hostile one would have millions, which take seconds and a gigabyte to list."""
 FILLER_KIND = b"prFl"
 """An unknown chunk, which readers must ignore (RFC 9649, section 2.7.1.6)."""
 
@@ -44,6 +46,8 @@ def _walk(data: bytes) -> tuple[list[tuple[bytes, int, int]], int]:
     chunks: list[tuple[bytes, int, int]] = []
     offset = HEADER_BYTES
     while offset < form_end:
+        if len(chunks) == MAX_CHUNKS:
+            raise UndecodableError(f"WebP of more than {MAX_CHUNKS} chunks")
         length = int.from_bytes(data[offset + 4 : offset + 8], "little")
         end = offset + CHUNK_HEADER_BYTES + length + (length & 1)
         if end > form_end:

@@ -176,3 +176,21 @@ def test_noise_behind_a_signature_ends_in_our_own_errors(noise: bytes) -> None:
     for signature, reader in ((jpeg.SOI, jpeg.split), (png.SIGNATURE, png.split), (webp_start, webp.split)):
         with contextlib.suppress(IngestError):
             reader(signature + noise)
+
+
+@pytest.mark.parametrize(
+    ("head", "part", "picture_format"),
+    [
+        (b"\xff\xd8", b"\xff\xfe\x00\x02", PictureFormat.JPEG),
+        (b"\x89PNG\r\n\x1a\n", png.make_chunk(b"tEXt", b""), PictureFormat.PNG),
+        (b"RIFF\x00\x00\x00\x01WEBP", webp.make_chunk(b"EXIF", b""), PictureFormat.WEBP),
+    ],
+    ids=["jpeg", "png", "webp"],
+)
+def test_a_file_of_nothing_but_parts_is_given_up_early(head: bytes, part: bytes, picture_format: PictureFormat) -> None:
+    data = head + part * ((16 << 20) // len(part))
+    assert len(cut_points(data, picture_format)) <= 1
+    with pytest.raises(UndecodableError, match="of more than"):
+        {PictureFormat.JPEG: jpeg.split, PictureFormat.PNG: png.split, PictureFormat.WEBP: webp.split}[picture_format](
+            data
+        )
