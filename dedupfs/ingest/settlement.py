@@ -161,9 +161,10 @@ class Settlement:
                 return True
             if not self._holds(newcomer):
                 return False
-            done = self._stored(transaction, newcomer, prepared)
+            # Joined before the file lets go of what it was: that may be the last picture of this very cluster.
+            self._contents.store_exact(transaction, prepared)
             self._contents.join(transaction, newcomer.content, candidate.cluster)
-            return done
+            return self._stored(transaction, newcomer, prepared)
 
     def member(self, newcomer: Newcomer, candidate: Candidate, fit: Fit) -> bool:
         """A rendition of the candidate's representative."""
