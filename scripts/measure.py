@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Comparison:
     psnr_db: float
 
 
-def compare_pictures(written: Path, read: Path) -> tuple[Comparison | None, list[str]]:
+def compare_pictures(written: Path | IO[bytes], read: Path | IO[bytes]) -> tuple[Comparison | None, list[str]]:
     """Return the differences in pixels (None if these cannot be compared) and everything else that differs."""
     with Image.open(written) as before, Image.open(read) as after:
         problems = [

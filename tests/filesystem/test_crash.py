@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from crashtest_core import torn
+from crashtest_ledger import Kind, Ledger, Operation, Seen
 
 from dedupfs.errors import EntryNotFoundError, IntegrityError, StoreError, StoreFullError
 from dedupfs.storage.metadata import ROOT
@@ -179,6 +185,84 @@ def test_a_full_disk_refuses_bytes_and_keeps_the_rest(volume_directory: Path, mo
         core.read(b"refused")
     core.put(b"again", COPY)
     assert_sound(core)
+
+
+# scripts/crashtest, which kills processes
+
+
+def test_nothing_is_lost_at_any_commit_of_a_workload(tmp_path: Path) -> None:
+    """A short run of the script: each commit of a workload with the power cut in it and killed around it."""
+    script = Path(__file__).parents[2] / "scripts" / "crashtest.py"
+    arguments = ["--mode", "commits", "--rounds", "60", "--steps", "9", "--seed", "short", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, script, *arguments, "--json"],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads(done.stdout)
+    assert (summary["rounds"], summary["losses"]) == ({"commits": 60}, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+NEW, OLD, HALF = b"new bytes", b"old bytes", b"new by"
+
+
+def ledger_of(*operations: Operation, ended: int) -> Ledger:
+    """Return the notes of operations that began, of which so many ended, in a folder with one file."""
+    ledger = Ledger({"old": (1, OLD)})
+    for number, operation in enumerate(operations):
+        ledger.note(operation, ended=number < ended)
+    return ledger
+
+
+def seen(**files: bytes) -> dict[str, Seen]:
+    """Return files as they are found, each an inode of its own."""
+    return {name: Seen(number, data) for number, (name, data) in enumerate(files.items())}
+
+
+WRITE = Operation(Kind.WRITE, "new", data=NEW)
+FSYNC = Operation(Kind.FSYNC, "new")
+RENAME = Operation(Kind.RENAME, "new", "old")
+
+
+@pytest.mark.parametrize(
+    ("operations", "ended", "allowed", "losses"),
+    [
+        ([WRITE], 1, [{"old": OLD}, {"old": OLD, "new": NEW}], [{}, {"old": OLD, "new": HALF}, {"old": NEW}]),
+        ([WRITE, FSYNC], 2, [{"old": OLD, "new": NEW}], [{"old": OLD}, {"old": OLD, "new": b""}]),
+        ([WRITE, FSYNC], 1, [{"old": OLD}, {"old": OLD, "new": NEW}], [{"old": OLD, "new": b""}]),
+        ([WRITE, RENAME], 1, [{"old": OLD}, {"old": OLD, "new": NEW}, {"old": NEW}], [{}, {"new": NEW}, {"old": b""}]),
+        ([WRITE, RENAME, FSYNC], 2, [{"old": OLD}, {"old": NEW}], [{}, {"new": NEW}]),
+        ([Operation(Kind.WRITE, "old", data=NEW)], 1, [{"old": OLD}, {"old": NEW}, {"old": b""}], [{}, {"old": HALF}]),
+        ([Operation(Kind.UNLINK, "old"), Operation(Kind.SYNC)], 2, [{}], [{"old": OLD}]),
+        ([Operation(Kind.LINK, "old", "two")], 1, [{"old": OLD}], [{"two": OLD}, {"old": OLD, "two": OLD}]),
+    ],
+)
+def test_the_ledger_tells_a_crash_from_a_loss(
+    operations: list[Operation], ended: int, allowed: list[dict[str, bytes]], losses: list[dict[str, bytes]]
+) -> None:
+    """A test of crashes that finds nothing wrong proves nothing unless it can."""
+    for files in allowed:
+        assert ledger_of(*operations, ended=ended).explain(seen(**files)) is not None, files
+    for files in losses:
+        assert ledger_of(*operations, ended=ended).explain(seen(**files)) is None, files
+
+
+def test_two_names_of_one_file_stay_two_names_of_one_file() -> None:
+    ledger = ledger_of(Operation(Kind.LINK, "old", "two"), ended=1)
+    assert ledger.explain({"old": Seen(5, OLD), "two": Seen(5, OLD)}) is not None
+
+
+def test_a_torn_commit_has_the_old_root_and_some_of_the_new_pages() -> None:
+    before, after = bytes(4096 * 8), b"\1" * (4096 * 9)
+    images = [torn(before, after, str(seed)) for seed in range(30)]
+    assert all(image[: 2 * 4096] == before[: 2 * 4096] for image in images)
+    assert len(set(images)) > 20
+    assert {len(image) for image in images} == {len(before), len(after)}
+    assert any(sum(image) % 4096 > 0 for image in images), "no page was ever torn"
 
 
 def void(_: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crashtest_core import InlinePool
 
 from dedupfs.errors import IntegrityError
 from dedupfs.filesystem.handles import OpenFile
@@ -20,6 +21,7 @@ from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import ContentState, Exact
 from tests.filesystem.core import BROKEN_SCENE, CRASHING_SCENE, Core, SketchPool, rendition_of, sketch
+from tests.ingest.drawing import encoded, photo
 
 PHOTO = sketch(7, width_px=400, size=300_000)
 COPY = sketch(7, width_px=200, coarseness=3)
@@ -55,6 +57,21 @@ def test_bytes_that_were_fsynced_before_the_close_are_decided_about_too(core: Co
         core.filesystem.settle()
     assert core.counter("undecided") == 0
     assert core.is_rendition(b"copy")
+
+
+def test_a_picture_that_is_tagged_in_place_stays_in_its_cluster(volume_directory: Path) -> None:
+    """`exiftool -overwrite_original_in_place` does that. The file is the only one that holds its cluster."""
+    core = Core(volume_directory, InlinePool())
+    picture = encoded(photo(1, (200, 150)), quality=90)
+    core.put(b"photo", picture)
+    core.filesystem.settle()
+    tagged = picture[:2] + b"\xff\xfe\x00\x08tagged" + picture[2:]
+    core.edit(b"photo", 0, tagged)
+    core.filesystem.settle()
+    assert core.read(b"photo") == tagged
+    assert core.counter("clusters") == 1
+    assert core.problems() == []
+    core.filesystem.close()
 
 
 def test_a_picture_saved_by_the_memory_budget_is_decided_about_too(volume_directory: Path) -> None:
