@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 JOB_SECONDS = 60.0
 """Longest time for one job; the largest pictures that are compared at all take a few seconds."""
 _START_SECONDS = 60.0
+_ATTEMPTS = 2
+"""A job whose worker ended is tried once more in a fresh one: the kernel ends processes for the memory that others
+took, too. A job that took too long is not, as that would take as long again."""
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
@@ -52,21 +55,25 @@ class WorkerPool:
         """
         worker = self._idle.get()
         try:
-            if self._closed:
-                raise WorkerError("the workers have been stopped")
-            if worker is not None and not worker.is_alive():
-                # The kernel may have ended it for its memory; the job that comes next is not to blame.
-                worker.kill()
-                worker = None
-            if worker is None:
-                worker = _Worker()
-            try:
-                verdict, value = worker.run(job, arguments, self._job_seconds)
-            except BaseException:
-                # What it may still say would be taken for the answer to the next job.
-                worker.kill()
-                worker = None
-                raise
+            for attempt in range(_ATTEMPTS):
+                if self._closed:
+                    raise WorkerError("the workers have been stopped")
+                if worker is not None and not worker.is_alive():
+                    # The kernel may have ended it for its memory; the job that comes next is not to blame.
+                    worker.kill()
+                    worker = None
+                if worker is None:
+                    worker = _Worker()
+                try:
+                    verdict, value = worker.run(job, arguments, self._job_seconds)
+                    break
+                except BaseException as exc:
+                    # What it may still say would be taken for the answer to the next job.
+                    worker.kill()
+                    final = worker.is_overdue or not isinstance(exc, WorkerError) or attempt + 1 == _ATTEMPTS
+                    worker = None
+                    if final:
+                        raise
         finally:
             self._idle.put(worker)
         if verdict == "done":
@@ -88,9 +95,10 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process."""
+    """One process. `is_overdue` once it has been killed for taking too long, if only just after its answer."""
 
     def __init__(self) -> None:
+        self.is_overdue = False
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         # The same packages as here, wherever this process was started.
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
@@ -114,7 +122,7 @@ class _Worker:
             raise WorkerStartError("a worker process ended before it was ready") from exc
 
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return not self.is_overdue and self._process.poll() is None
 
     def run(self, job: str, arguments: tuple[object, ...], seconds: float) -> tuple[str, Any]:
         answer = self._exchange([job, list(arguments)], seconds)
@@ -126,7 +134,7 @@ class _Worker:
 
     def _exchange(self, request: object, seconds: float) -> Any:
         """Send a request, if there is one, and wait for an answer; a process that takes too long is killed."""
-        watchdog = threading.Timer(seconds, self._process.kill)
+        watchdog = threading.Timer(seconds, self._end)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -137,6 +145,12 @@ class _Worker:
             raise WorkerError("the worker process ended") from exc
         finally:
             watchdog.cancel()
+            # From here on it is certain whether the process was killed, so that the next job gets no dying one.
+            watchdog.join()
+
+    def _end(self) -> None:
+        self.is_overdue = True
+        self._process.kill()
 
     def kill(self) -> None:
         self._process.kill()

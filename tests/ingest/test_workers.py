@@ -36,6 +36,13 @@ def crash():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def crash_at_first(path):
+    if not os.path.exists(path):
+        open(path, "w").close()
+        crash()
+    return b"at last"
+
+
 def hang():
     time.sleep(600)
 
@@ -140,6 +147,34 @@ def test_a_job_that_hangs_is_ended(pool: WorkerPool) -> None:
     assert time.monotonic() - started < 5
     pool._job_seconds = 5
     assert pool.call("pid")
+
+
+def test_a_job_whose_worker_was_ended_is_tried_once_more(pool: WorkerPool, tmp_path: Path) -> None:
+    """The kernel ends a process for the memory that others took, too."""
+    assert pool.call("crash_at_first", str(tmp_path / "crashed")) == b"at last"
+
+
+def test_an_answer_at_the_very_end_of_the_time_costs_the_next_job_nothing(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LateTimer(threading.Timer):
+        """Fires just before it is cancelled."""
+
+        def start(self) -> None:
+            pass
+
+        def join(self, timeout: float | None = None) -> None:
+            pass
+
+        def cancel(self) -> None:
+            self.function()
+
+    first = pool.call("pid")
+    with monkeypatch.context() as patched:
+        patched.setattr("dedupfs.ingest.workers.threading.Timer", LateTimer)
+        assert pool.call("pid") == first
+    for _ in range(2):
+        assert pool.call("pid") != first
 
 
 def test_a_worker_that_died_between_jobs_costs_nothing(pool: WorkerPool) -> None:
