@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -45,6 +46,9 @@ HEAD_BYTES = 64
 MAX_PICTURE_BYTES = 64 << 20
 """Longer files are stored as they come: a picture has to wait in memory for its decision."""
 _MAX_ATTEMPTS = 5
+_MAX_FAILURES = 2
+"""A picture whose worker ended or took too long so often is taken for one that does not decode. Before, it goes back to
+the end of the queue: the machine may have been short of memory or of time."""
 
 
 class Pipeline:
@@ -62,6 +66,9 @@ class Pipeline:
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._waiting = 0
+        self._failures: Counter[ContentId] = Counter()
+        self._put_off: set[ContentId] = set()
+        """Pictures whose decision could not be stored; like the above guarded by `_condition`."""
         self._threads: list[threading.Thread] = []
 
     def start(self, in_use: Callable[[ContentId], bool]) -> None:
@@ -71,7 +78,7 @@ class Pipeline:
         """
         self._settlement.ask_before_replacing(in_use)
         for content in self._contents.undecided():
-            self.submit(_StoredPicture(self._volume, content))
+            self._submit_stored(content)
         self._threads = [
             threading.Thread(target=self._work, name=f"ingest-{number}", daemon=True)
             for number in range(self._pool.workers)
@@ -102,7 +109,14 @@ class Pipeline:
         """Decide about what had to wait for readers, where they are gone; under the store's lock."""
         if self._settlement.deferred:
             for content in self._settlement.take_deferred():
-                self.submit(_StoredPicture(self._volume, content))
+                self._submit_stored(content)
+
+    def try_again(self) -> None:
+        """Decide about stored pictures whose decision found no room on the disk."""
+        with self._condition:
+            put_off, self._put_off = self._put_off, set()
+        for content in put_off:
+            self._submit_stored(content)
 
     def replacements(self, content: ContentId | None) -> int:
         """Return how often the way in which a content is stored has changed since the volume was opened."""
@@ -110,7 +124,7 @@ class Pipeline:
 
     def waiting(self) -> int:
         """Return how many pictures wait for a decision."""
-        return self._waiting + self._settlement.deferred
+        return self._waiting + self._settlement.deferred + len(self._put_off)
 
     def wait_idle(self) -> None:
         """Return when no decision is queued or under way."""
@@ -169,6 +183,10 @@ class Pipeline:
         except IngestError as exc:
             if not isinstance(exc, UndecodableError):
                 log.warning("a picture of %d bytes was too much for its worker: %s", len(newcomer.data), exc)
+                if self._may_try_again(newcomer.content):
+                    self._settlement.undecided(newcomer)
+                    self._submit_stored(newcomer.content)
+                    return
             self._settlement.undecodable(newcomer)
             return
         for _ in range(_MAX_ATTEMPTS):
@@ -177,6 +195,21 @@ class Pipeline:
             if self._is_there(newcomer) or self._place(newcomer, facts):
                 return
         self._settlement.apart(newcomer, whatever_came_meanwhile=True)
+
+    def _may_try_again(self, content: ContentId) -> bool:
+        with self._condition:
+            self._failures[content] += 1
+            if self._failures[content] < _MAX_FAILURES:
+                return True
+            del self._failures[content]
+            return False
+
+    def _submit_stored(self, content: ContentId) -> None:
+        self.submit(_StoredPicture(self._volume, content, self._put_off_content))
+
+    def _put_off_content(self, content: ContentId) -> None:
+        with self._condition:
+            self._put_off.add(content)
 
     def _is_there(self, newcomer: Newcomer) -> bool:
         """Return whether the very same bytes were stored, and decided about, before."""
@@ -304,9 +337,10 @@ class Pipeline:
 class _StoredPicture:
     """A picture that is stored exactly and still undecided."""
 
-    def __init__(self, volume: Volume, content: ContentId) -> None:
+    def __init__(self, volume: Volume, content: ContentId, put_off: Callable[[ContentId], None]) -> None:
         self._contents = volume.contents
         self._content = content
+        self._put_off = put_off
 
     def data(self) -> bytes | None:
         """See Subject."""
@@ -332,7 +366,8 @@ class _StoredPicture:
         """See Subject."""
 
     def failed(self) -> None:
-        """See Subject: it stays undecided for the next mount."""
+        """See Subject: it stays undecided, and is looked at again when everything is settled, or by the next mount."""
+        self._put_off(self._content)
 
 
 def _distance_bits(a: PictureFacts, b: PictureFacts) -> int:

@@ -153,6 +153,22 @@ def test_what_cannot_be_compared_is_kept_exactly(core: Core, pool: TamperedPool,
     assert core.read(b"copy") == COPY
 
 
+def test_a_picture_whose_worker_was_ended_once_is_decided_about_all_the_same(core: Core, pool: TamperedPool) -> None:
+    inspect = SketchPool.call
+    seen: list[bytes] = []
+
+    def fails_at_first(data: bytes) -> Any:
+        seen.append(data)
+        if seen.count(data) == 1:
+            raise WorkerError("the worker process ended")
+        return inspect(pool, "inspect", data)
+
+    pool.instead["inspect"] = fails_at_first
+    settled(core, photo=PHOTO, copy=COPY)
+    assert kinds(core) == {"photo": "picture", "copy": "rendition"}
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("exc", [WorkerError("crashed"), UnfitPictureError("coding")])
 def test_a_comparison_that_fails_keeps_both(core: Core, pool: TamperedPool, exc: Exception) -> None:
     pool.instead["fit"] = raising(exc)
