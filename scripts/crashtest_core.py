@@ -226,13 +226,12 @@ class CoreFolder:
             case Kind.WRITE:
                 self._write(name, operation.data)
             case Kind.EDIT | Kind.TRUNCATE:
-                handle = self._open(name, writable=True)
-                keep(self._files.read(handle, 0, _WHOLE_BYTES))
-                if operation.kind is Kind.EDIT:
-                    self._files.write(handle, operation.offset, operation.data)
-                else:
-                    self._filesystem.truncate(self._number(name), operation.offset)
-                self._files.release(handle)
+                with self._opened(name, writable=True) as handle:
+                    keep(self._files.read(handle, 0, _WHOLE_BYTES))
+                    if operation.kind is Kind.EDIT:
+                        self._files.write(handle, operation.offset, operation.data)
+                    else:
+                        self._filesystem.truncate(self._number(name), operation.offset)
             case Kind.RENAME:
                 self._filesystem.rename(ROOT, name, ROOT, other)
             case Kind.LINK:
@@ -244,9 +243,8 @@ class CoreFolder:
                 self._held = self._open(name, writable=False)
                 self._files.read(self._held, 0, 1)
             case Kind.FSYNC:
-                handle = self._open(name, writable=False)
-                self._files.fsync(handle)
-                self._files.release(handle)
+                with self._opened(name, writable=False) as handle:
+                    self._files.fsync(handle)
             case Kind.SYNC:
                 self._filesystem.sync()
             case Kind.SETTLE:
@@ -263,9 +261,8 @@ class CoreFolder:
         found = {}
         for entry in self._filesystem.list_directory(ROOT):
             if entry.name not in (b".", b".."):
-                handle = self._open(entry.name, writable=False)
-                found[os.fsdecode(entry.name)] = Seen(entry.inode, self._files.read(handle, 0, _WHOLE_BYTES))
-                self._files.release(handle)
+                with self._opened(entry.name, writable=False) as handle:
+                    found[os.fsdecode(entry.name)] = Seen(entry.inode, self._files.read(handle, 0, _WHOLE_BYTES))
         return found
 
     def _write(self, name: bytes, data: bytes) -> None:
@@ -280,6 +277,14 @@ class CoreFolder:
 
     def _number(self, name: bytes) -> InodeNo:
         return self._filesystem.lookup(ROOT, name)
+
+    @contextlib.contextmanager
+    def _opened(self, name: bytes, *, writable: bool) -> Iterator[int]:
+        handle = self._open(name, writable=writable)
+        try:
+            yield handle
+        finally:
+            self._files.release(handle)
 
     def _open(self, name: bytes, *, writable: bool) -> int:
         return self._files.open(self._number(name), readable=True, writable=writable)

@@ -239,17 +239,22 @@ class Files:
     def settle(self) -> None:
         """Return when every closed file is decided and everything is durable.
 
-        A file that cannot be stored keeps no other from being stored. Raises StoreError, IntegrityError.
+        A file that cannot be stored, or for which there is no room, keeps no other from being stored: small ones come
+        first. Raises StoreError, IntegrityError.
         """
         if self._store.read_only:
             return
         for file in self._in_memory():
             if file.unsaved and not file.queued and not file.handles:
                 self._last_close(file)
+        self._pipeline.try_again()
         self._pipeline.wait_idle()
         failure: DedupfsError | None = None
-        for file in self._in_memory():
+        for file in sorted(self._in_memory(), key=_spooled_bytes_of):
             try:
+                if file.unsaved:
+                    # Once it is among the changes that wait, all of them would wait for its room.
+                    self.room.check_last(_spooled_bytes_of(file))
                 self._save_if_unsaved(file)
             except DedupfsError as exc:
                 log.error("inode %d could not be stored: %s", file.inode, exc)
@@ -564,3 +569,8 @@ class Files:
             raise FileTooLargeError(f"a file has at most {MAX_FILE_BYTES} bytes")
         if size < 0:
             raise InvalidRequestError("a file cannot have a negative size")
+
+
+def _spooled_bytes_of(file: OpenFile) -> int:
+    spool = file.spool
+    return min(spool.memory_bytes, spool.size) if spool is not None else 0

@@ -8,8 +8,10 @@ stored.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+import time
 from dataclasses import dataclass
 
 from dedupfs.errors import (
@@ -21,6 +23,7 @@ from dedupfs.errors import (
     NotDirectoryError,
     NotSupportedError,
     StoreError,
+    StoreFullError,
 )
 from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
@@ -33,6 +36,11 @@ from dedupfs.storage.records import Entry, Xattr
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
+log = logging.getLogger(__name__)
+
+LAST_SECONDS = 30.0
+"""How long an unmount waits for room on a full disk before it gives up what is in memory alone."""
+_LAST_PAUSE_SECONDS = 0.5
 XATTR_MAX_BYTES = 64 << 10
 XATTR_TOTAL_MAX_BYTES = 1 << 20
 
@@ -56,12 +64,14 @@ class FileSystem:
         renderer: Renderer,
         *,
         spool_budget_bytes: int = SPOOL_BUDGET_BYTES,
+        last_seconds: float = LAST_SECONDS,
     ) -> None:
         """Bring the volume into order after a crash, make a root where there is none, and go on with what is undecided.
 
         Raises:
             StoreError, IntegrityError: the volume cannot be brought into order.
         """
+        self._last_seconds = last_seconds
         self._volume = volume
         self._store = volume.store
         self._metadata = volume.metadata
@@ -300,10 +310,14 @@ class FileSystem:
         self.files.settle()
 
     def close(self) -> None:
-        """Settle, stop and close the volume; whatever fails, the volume is closed. Raises what `settle` raises."""
+        """Settle, stop and close the volume; whatever fails, the volume is closed. Raises what `settle` raises.
+
+        While the disk is full it stores what fits and waits a while for more room: what is in memory alone is lost
+        afterwards.
+        """
         self.files.stop()
         try:
-            self.settle()
+            self._settle_at_last()
         finally:
             self._pipeline.close()
             self._renderer.close()
@@ -321,6 +335,24 @@ class FileSystem:
         else:
             self.files.let_go(lost)
         return last
+
+    def _settle_at_last(self) -> None:
+        try:
+            self.settle()
+            return
+        except StoreFullError:
+            log.error(
+                "the disk is full; what was not stored yet is lost unless there is room in %.0f s", self._last_seconds
+            )
+        deadline = time.monotonic() + self._last_seconds
+        while True:
+            try:
+                self.settle()
+                return
+            except StoreFullError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_LAST_PAUSE_SECONDS)
 
     def _make(
         self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""

@@ -11,6 +11,8 @@ _RESERVE_SHARE = 50
 _RESERVE_MIN_BYTES = 1 << 20
 _RESERVE_MAX_BYTES = 32 << 20
 """A fiftieth of the medium, within these bounds, is left to metadata, so that deleting works when it is full."""
+_COMMIT_BYTES = 256 << 10
+"""Pages that a commit takes besides the bytes of files."""
 _FRESH_SECONDS = 0.5
 _FRESH_BYTES = 8 << 20
 
@@ -42,6 +44,12 @@ class Room:
                 self._look_up()
             if not self._fits(wanted_bytes + spooled_bytes):
                 raise StoreFullError("no space left on the disk that holds the volume")
+
+    def check_last(self, wanted_bytes: int) -> None:
+        """Raise StoreFullError unless so many bytes fit when the reserve is used too: to store what was accepted."""
+        self._look_up()
+        if self._free_bytes - self._store.waiting_bytes < wanted_bytes + _COMMIT_BYTES:
+            raise StoreFullError("no space left on the disk that holds the volume")
 
     def total_and_free(self) -> tuple[int, int]:
         """Return the size of the medium and what is free on it, in bytes."""

@@ -116,13 +116,21 @@ class Core:
     """A FileSystem with everything below it."""
 
     def __init__(
-        self, directory: Path, pool: WorkerPool | None = None, *, read_only: bool = False, budget_bytes: int = 64 << 20
+        self,
+        directory: Path,
+        pool: WorkerPool | None = None,
+        *,
+        read_only: bool = False,
+        budget_bytes: int = 64 << 20,
+        last_seconds: float = 0.0,
     ) -> None:
         self.volume = opened_volume(directory, read_only=read_only)
         self.pool = pool or SketchPool()
         self.renderer = Renderer(self.volume.contents, self.pool)
         self.pipeline = Pipeline(self.volume, self.pool, self.renderer)
-        self.filesystem = FileSystem(self.volume, self.pipeline, self.renderer, spool_budget_bytes=budget_bytes)
+        self.filesystem = FileSystem(
+            self.volume, self.pipeline, self.renderer, spool_budget_bytes=budget_bytes, last_seconds=last_seconds
+        )
         self.files = self.filesystem.files
 
     def put(self, name: bytes, data: bytes = b"", *, fsync: bool = False) -> InodeNo:
