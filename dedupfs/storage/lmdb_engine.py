@@ -11,6 +11,7 @@ transaction on the calling thread, as LMDB demands. The map may only grow while 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,8 @@ import lmdb
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
 from dedupfs.storage.engine import Change
 
+log = logging.getLogger(__name__)
+
 DATA_FILE = "data.mdb"
 INITIAL_MAP_BYTES = 1 << 36
 """Address space reserved at first: it costs nothing until it is used, and 64 GiB hold a large photo library."""
@@ -34,6 +37,13 @@ _MADV_DONTNEED = 4
 _STAMP_KEY = b"\0stamp"
 _COMMIT_OVERHEAD_BYTES = 1 << 20
 """Generous allowance for the branch pages that one commit copies."""
+_RESERVE_SHARE = 50
+_RESERVE_MIN_BYTES = 1 << 20
+_RESERVE_MAX_BYTES = 4 << 20
+"""A fiftieth of the disk, within these bounds, is allocated to the file behind its end. When others have filled the
+disk to the last byte, commits go on there: a deleted file gives nothing back before the commit after the next, and each
+takes 17 pages (measured with 400 files)."""
+_FALLOC_FL_KEEP_SIZE = 1
 _UNWRITTEN_BYTES = 1 << 20
 """Generous allowance for pages at the end that LMDB took and gave back within one commit, and so never wrote."""
 
@@ -60,6 +70,7 @@ class LmdbEngine:
         self._read_only = read_only
         self._gate = _Gate()
         self._read_bytes = 0
+        self._reserved_to = 0
         self._data_path = os.path.realpath(directory / DATA_FILE)
         data = directory / DATA_FILE
         if not create and not data.is_file():
@@ -88,6 +99,8 @@ class LmdbEngine:
             except BaseException:
                 self._env.close()
                 raise
+        if not read_only:
+            self._reserve()
 
     @contextmanager
     def snapshot(self) -> Iterator[_LmdbSnapshot]:
@@ -126,6 +139,7 @@ class LmdbEngine:
             # one, and without another in between it would fail for ever.
             self._apply([], stamp=True)
             self._apply(batch)
+        self._reserve()
 
     def _apply(self, batch: Sequence[Change], *, stamp: bool = False) -> None:
         while True:
@@ -151,6 +165,27 @@ class LmdbEngine:
                 if self._disk_room_bytes() < needed:
                     raise StoreFullError("no space left on the disk that holds the volume") from exc
                 raise
+
+    def _reserve(self) -> None:
+        """Have the disk set some blocks aside behind the end of the file, unless there still are enough."""
+        info = os.statvfs(self._directory)
+        reserve = min(max(info.f_blocks * info.f_frsize // _RESERVE_SHARE, _RESERVE_MIN_BYTES), _RESERVE_MAX_BYTES)
+        end = os.stat(self._data_path).st_size
+        if self._reserved_to - end >= reserve // 2:
+            return
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+        fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        try:
+            descriptor = os.open(self._data_path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            log.debug("nothing could be set aside on the disk", exc_info=True)
+            return
+        try:
+            # Where the disk is full, or cannot do that, the next commit asks again.
+            if fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, end, reserve) == 0:
+                self._reserved_to = end + reserve
+        finally:
+            os.close(descriptor)
 
     def allocated_bytes(self) -> int:
         """See Engine."""
@@ -181,8 +216,13 @@ class LmdbEngine:
         if self._read_bytes < RESIDENT_BYTES:
             return
         self._read_bytes = 0
+        try:
+            maps = Path("/proc/self/maps").read_text()
+        except OSError:
+            # With too many files open this waits for the next time; it must not fail a read.
+            return
         libc = ctypes.CDLL(None, use_errno=True)
-        for line in Path("/proc/self/maps").read_text().splitlines():
+        for line in maps.splitlines():
             fields = line.split(maxsplit=5)
             if len(fields) == 6 and fields[5] == self._data_path:
                 start, end = (int(bound, 16) for bound in fields[0].split("-"))
