@@ -15,7 +15,8 @@ from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.mounts import is_mounted, mount_status
 from dedupfs.cli.progress import Progress
 from dedupfs.errors import StoreError, UsageError
-from dedupfs.mount.status import PID_XATTR, SETTLE_XATTR, WAITING_XATTR
+from dedupfs.mount.ending import ended_badly
+from dedupfs.mount.status import PID_XATTR, SETTLE_XATTR, VOLUME_XATTR, WAITING_XATTR
 
 _POLL_SECONDS = 0.2
 
@@ -26,7 +27,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "umount",
         help="unmount, when everything is stored",
         description="Decide about every picture, store everything, unmount, and return when the volume is closed:"
-        " `dedupfs stats` is final then. If something cannot be stored, nothing is unmounted.",
+        " `dedupfs stats` is final then. If something cannot be stored, nothing is unmounted; if that"
+        " happens to what somebody wrote at the last moment, the exit code is 1.",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
     parser.set_defaults(run=run)
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
             _unmount(mountpoint)
             return DONE
         raise UsageError(f"nothing of dedupfs is mounted at {mountpoint}")
+    volume = mount_status(mountpoint, VOLUME_XATTR)
     try:
         process = os.pidfd_open(int(pid))
     except ProcessLookupError:
@@ -52,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
         if process is not None:
             with Progress("closing"):
                 select.select([process], [], [])
+            if volume is not None and ended_badly(Path(volume), int(pid)):
+                raise StoreError(f"{mountpoint} is unmounted, but its last changes could not be stored; see its log")
     finally:
         if process is not None:
             os.close(process)

@@ -21,6 +21,7 @@ from dedupfs.filesystem.filesystem import FileSystem
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
+from dedupfs.mount import ending
 from dedupfs.mount.operations import Operations
 from dedupfs.mount.requests import Requests
 from dedupfs.mount.session import Session
@@ -66,6 +67,8 @@ def serve(
     except BaseException:
         volume.close()
         raise
+    if not read_only:
+        ending.note_begin(directory)
     try:
         operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
         Session(Requests(operations), os.fsencode(mountpoint), _mount_options(read_only, options)).serve()
@@ -74,6 +77,8 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         filesystem.close()
+        if not read_only:
+            ending.note_good_end(directory)
 
 
 def detach(run: Callable[[Callable[[], None]], None], exit_code_of: Callable[[DedupfsError], int]) -> tuple[int, str]:

@@ -5,24 +5,42 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import signal
 import struct
 import subprocess
 import threading
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.ingest.drawing import encoded, photo, resized
-from tests.mounting import MountedVolume, dedupfs, mark_fuse, open_descriptor
+from tests.mounting import (
+    PATIENCE_SECONDS,
+    MountedVolume,
+    dedupfs,
+    in_process,
+    is_running,
+    mark_fuse,
+    open_descriptor,
+)
 from tests.volumes import make_volume
 
 pytestmark = mark_fuse()
 
 MEGABYTE = 1 << 20
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Return when it has happened."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _png_header(width_px: int, height_px: int) -> bytes:
@@ -310,6 +328,141 @@ def test_pictures_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     finally:
         mounted.destroy()
     assert mounted.unexpected_messages() == []
+
+
+def fill(disk: Path, *, but_bytes: int) -> Path:
+    """Leave so little room on a disk, by a file that somebody else put there."""
+    filler = disk / "filler"
+    room = os.statvfs(disk)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - but_bytes)
+    return filler
+
+
+@pytest.fixture
+def on_small_disk(small_disk: Path, tmp_path: Path) -> Iterator[MountedVolume]:
+    mounted = MountedVolume(make_volume(small_disk / "volume"), tmp_path / "mount", tmp_path / "log")
+    mounted.expected_in_log = ["disk below the volume is full", "no space left", "the disk is full"]
+    try:
+        mounted.mount()
+        yield mounted
+    finally:
+        mounted.destroy()
+    assert mounted.unexpected_messages() == []
+
+
+def test_umount_says_so_when_the_last_changes_cannot_be_stored(
+    on_small_disk: MountedVolume, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody writes between the moment when all is settled and the unmount, and the disk fills up."""
+    mounted = on_small_disk
+    pid = mounted.pid
+
+    def late(mountpoint: Path) -> None:
+        (mountpoint / "early").write_bytes(b"early")
+        file = os.open(mountpoint / "late", os.O_WRONLY | os.O_CREAT)
+        os.write(file, bytes(range(256)) * 12_000)
+        fill(small_disk, but_bytes=100_000)
+        os.close(file)
+        subprocess.run(["umount", "--", str(mountpoint)], check=True)
+        # It waits for room, and would do so for longer than a test has.
+        wait_for(lambda: "the disk is full" in mounted.log_file.read_text())
+        os.kill(pid, signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dedupfs.cli.umount._unmount", late)
+        code, printed, said = in_process("umount", mounted.path)
+    assert (code, printed, said.count("\n")) == (1, "", 1)
+    assert "could not be stored" in said
+    (small_disk / "filler").unlink()
+    mounted.assert_clean()
+    mounted.mount()
+    assert not (mounted.path / "late").exists()
+    mounted.umount()
+    assert not (mounted.volume / "mounted").exists()
+
+
+def test_a_plain_umount_on_a_full_disk_waits_for_room(on_small_disk: MountedVolume, small_disk: Path) -> None:
+    mounted = on_small_disk
+    data = np.random.default_rng(7).bytes(3 * MEGABYTE)
+    pid = mounted.pid
+    file = os.open(mounted.path / "file", os.O_WRONLY | os.O_CREAT)
+    os.write(file, data)
+    filler = fill(small_disk, but_bytes=100_000)
+    os.close(file)
+    subprocess.run(["umount", "--", str(mounted.path)], check=True)
+    wait_for(lambda: "the disk is full" in mounted.log_file.read_text())
+    assert is_running(pid)
+    filler.unlink()
+    wait_for(lambda: not is_running(pid))
+    mounted.mount()
+    assert (mounted.path / "file").read_bytes() == data
+    mounted.umount()
+    mounted.assert_clean()
+
+
+def test_everything_can_be_deleted_on_a_full_disk(on_small_disk: MountedVolume, small_disk: Path) -> None:
+    mounted = on_small_disk
+    for number in range(12):
+        (mounted.path / f"{number}").write_bytes(np.random.default_rng(number).bytes(MEGABYTE // 2))
+    mounted.settle()
+    filler = fill(small_disk, but_bytes=0)
+    # The room on the disk is looked up now and then.
+    time.sleep(0.6)
+    with pytest.raises(OSError, match="No space left"):
+        (mounted.path / "new").write_bytes(bytes(range(256)) * 4096)
+    (mounted.path / "new").unlink(missing_ok=True)
+    for number in range(12):
+        (mounted.path / f"{number}").unlink()
+        folder = os.open(mounted.path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    (mounted.path / "new").write_bytes(bytes(range(256)) * 4096)
+    filler.unlink()
+    mounted.remount()
+    assert (mounted.path / "new").read_bytes() == bytes(range(256)) * 4096
+    mounted.umount()
+    mounted.assert_clean()
+
+
+def test_a_disk_that_can_only_be_read_serves_readers(on_small_disk: MountedVolume, small_disk: Path) -> None:
+    mounted = on_small_disk
+    (mounted.path / "file").write_bytes(b"bytes")
+    mounted.umount()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    try:
+        done = dedupfs("mount", mounted.volume, mounted.path)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "ead-only" in done.stderr
+        mounted.mount("--read-only")
+        assert (mounted.path / "file").read_bytes() == b"bytes"
+        mounted.umount()
+        mounted.assert_clean()
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+
+
+def test_too_many_open_files_cost_deduplication_and_nothing_else(mounted: MountedVolume) -> None:
+    """Then no worker can be started, and pictures stay undecided for the next mount."""
+    mounted.expected_in_log = ["no worker process could be started", "stays undecided"]
+    pictures = {f"{number}.jpg": encoded(resized(photo(1), 1 - number / 10), quality=88) for number in range(3)}
+    limit = len(os.listdir(f"/proc/{mounted.pid}/fd"))
+    resource.prlimit(mounted.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    for name, data in pictures.items():
+        (mounted.path / name).write_bytes(data)
+    with open_descriptor(mounted.path / "note", os.O_WRONLY | os.O_CREAT) as file:
+        os.write(file, b"note")
+        os.fsync(file)
+    mounted.settle()
+    assert {name: (mounted.path / name).read_bytes() for name in pictures} == pictures
+    mounted.remount()
+    mounted.settle()
+    mounted.umount()
+    stats = mounted.report("stats")
+    assert (stats["files"], stats["undecided"], stats["renditions"]) == (4, 0, 2)
+    mounted.assert_clean()
 
 
 # Reading only
