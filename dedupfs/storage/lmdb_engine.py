@@ -188,8 +188,9 @@ class LmdbEngine:
             os.close(descriptor)
 
     def allocated_bytes(self) -> int:
-        """See Engine."""
-        return os.stat(self._directory / DATA_FILE).st_blocks * 512
+        """See Engine. What is set aside behind the end of the file is not counted."""
+        info = os.stat(self._directory / DATA_FILE)
+        return min(info.st_blocks * 512, info.st_size)
 
     def free_bytes(self) -> int:
         """See Engine. What the disk offers this user, and the pages that LMDB will use again."""
