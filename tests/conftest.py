@@ -21,7 +21,14 @@ CHEAP = ScryptCost(n=2**10)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("dedupfs", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("dedupfs")
+
+
+def examples(few: int) -> int:
+    """Return how many runs a state machine makes: few, or all of them under `--hypothesis-profile long`."""
+    long: int = settings.get_profile("long").max_examples
+    return long if settings().max_examples >= long else few
 
 
 def reopen(directory: Path, *, read_only: bool = False) -> Volume:

@@ -259,6 +259,8 @@ class Files:
             except DedupfsError as exc:
                 log.error("inode %d could not be stored: %s", file.inode, exc)
                 failure = failure or exc
+        for file in self._open_and_empty():
+            self._finish_empty(file)
         with self._store.lock:
             self._pipeline.look_again()
         self._pipeline.wait_idle()
@@ -401,7 +403,7 @@ class Files:
             if self._store.read_only:
                 return
             with self._store.transaction() as transaction:
-                if self._metadata.unfinished(file.inode) is not None:
+                if not file.unsaved and self._metadata.unfinished(file.inode) is not None:
                     self._metadata.set_unfinished(transaction, file.inode, None)
 
     def _forget(self, file: OpenFile) -> None:
@@ -539,6 +541,10 @@ class Files:
             if self._spooled_bytes <= self._budget_bytes:
                 return
             self._save_if_unsaved(file)
+
+    def _open_and_empty(self) -> list[OpenFile]:
+        with self._store.lock:
+            return [file for file in self._files.values() if file.spool is None and file.content is None]
 
     def _in_memory(self) -> list[OpenFile]:
         with self._store.lock:

@@ -103,6 +103,18 @@ def test_an_empty_file_renamed_over_another_while_it_is_open_is_there(volume_dir
     assert_sound(core)
 
 
+def test_an_empty_file_that_stays_open_is_there_once_all_is_settled(volume_directory: Path) -> None:
+    """A log file, say."""
+
+    def happens(core: Core) -> None:
+        core.filesystem.create(ROOT, b"log", 0o644, 0, 0)
+        core.filesystem.settle()
+
+    core = after_a_crash(volume_directory, happens)
+    assert names(core) == {b"log"}
+    assert_sound(core)
+
+
 def test_a_file_that_cannot_be_stored_takes_no_other_along(
     volume_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
