@@ -227,12 +227,10 @@ class MountFolder:
                     else:
                         os.ftruncate(file, operation.offset)
             case Kind.RENAME:
-                self.let_go()
                 os.rename(name, other, src_dir_fd=folder, dst_dir_fd=folder)
             case Kind.LINK:
                 os.link(name, other, src_dir_fd=folder, dst_dir_fd=folder)
             case Kind.UNLINK:
-                self.let_go()
                 os.unlink(name, dir_fd=folder)
             case Kind.HOLD:
                 self.let_go()
@@ -247,7 +245,7 @@ class MountFolder:
                 os.setxattr(self._root, _SETTLE_XATTR, b"")
 
     def let_go(self) -> None:
-        """Close the file that is held; libfuse would rename it aside before it goes, and a crash may come between."""
+        """Close the file that is held."""
         if self._held is not None:
             with contextlib.suppress(OSError):
                 os.close(self._held)
@@ -278,9 +276,7 @@ def _read_whole(file: int) -> bytes:
 
 
 def _read_all(folder: Path) -> dict[str, Seen]:
-    # What libfuse's interface of paths leaves behind of a file that was removed while it was open is nobody's.
-    names = [name for name in os.listdir(folder) if not name.startswith(".fuse_hidden")]
-    return {name: Seen((folder / name).stat().st_ino, (folder / name).read_bytes()) for name in names}
+    return {path.name: Seen(path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()}
 
 
 def _sync(folder: Path) -> None:

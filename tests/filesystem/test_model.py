@@ -62,7 +62,6 @@ class Comparison(RuleBasedStateMachine):
         self.core.filesystem.sync()
         self.entries: dict[tuple[InodeNo, bytes], File] = {}
         self.open: dict[int, File] = {}
-        self.appending: set[int] = set()
         self.links: Links = {}
         self.attached: Attached = {}
         self.ledger = Ledger({})
@@ -110,7 +109,6 @@ class Comparison(RuleBasedStateMachine):
         for handle in self.open:
             self.core.files.release(handle)
         self.open.clear()
-        self.appending.clear()
 
     # Files
 
@@ -126,14 +124,11 @@ class Comparison(RuleBasedStateMachine):
         self.note(Kind.WRITE, place)
         self.entries[place] = self.open[handle] = File(number)
 
-    @rule(below=st.booleans(), name=NAMES, append=st.booleans())
-    def open_file(self, below: bool, name: bytes, append: bool) -> None:
+    @rule(below=st.booleans(), name=NAMES)
+    def open_file(self, below: bool, name: bytes) -> None:
         file = self.entries.get((self.place(below), name))
         if file is not None:
-            handle = self.core.files.open(file.number, readable=True, writable=True, append=append)
-            self.open[handle] = file
-            if append:
-                self.appending.add(handle)
+            self.open[self.core.files.open(file.number, readable=True, writable=True)] = file
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), offset=OFFSETS, written=DATA)
@@ -141,8 +136,6 @@ class Comparison(RuleBasedStateMachine):
         handle = data.draw(st.sampled_from(sorted(self.open)))
         file = self.open[handle]
         assert self.core.files.write(handle, offset, written) == len(written)
-        if handle in self.appending:
-            offset = len(file.data)
         if offset > len(file.data):
             file.data.extend(bytes(offset - len(file.data)))
         file.data[offset : offset + len(written)] = written
@@ -153,7 +146,6 @@ class Comparison(RuleBasedStateMachine):
     def close(self, data: st.DataObject) -> None:
         handle = data.draw(st.sampled_from(sorted(self.open)))
         del self.open[handle]
-        self.appending.discard(handle)
         self.core.files.release(handle)
 
     @precondition(lambda self: self.open)
@@ -305,7 +297,6 @@ class Comparison(RuleBasedStateMachine):
         self.core.crash()
         self.core = Core(self.folder / "volume")
         self.open.clear()
-        self.appending.clear()
         places = {
             (place, entry.name): entry.inode
             for place in (ROOT, self.directory)

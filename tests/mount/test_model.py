@@ -44,8 +44,6 @@ DATA = st.sampled_from([b"x", b"hello", bytes(4097), bytes(range(256)) * 600])
 TARGETS = st.sampled_from(["a", "d", "missing", "../b", "a/x"])
 XATTRS = st.sampled_from(["user.one", "user.two"])
 MODES = st.sampled_from([0o600, 0o644, 0o4755, 0o2711, 0o1777, 0o000])
-_HIDDEN = ".fuse_hidden"
-"""What libfuse's interface of paths makes of a file that is removed while it is open."""
 
 Action = Callable[["Side"], object]
 
@@ -71,9 +69,8 @@ class Side:
         found: dict[str, object] = {}
         for directory, below, files in os.walk(self.folder):
             for name in below + files:
-                if not name.startswith(_HIDDEN):
-                    path = os.path.join(directory, name)
-                    found[os.path.relpath(path, self.folder)] = self.described(path)
+                path = os.path.join(directory, name)
+                found[os.path.relpath(path, self.folder)] = self.described(path)
         return found
 
     def described(self, path: str) -> object:
@@ -103,8 +100,6 @@ class Comparison(RuleBasedStateMachine):
             (side.folder / "d" / "a").write_bytes(b"something to begin with")
         self.handles = 0
         self.remounts = 0
-        self.unnamed = False
-        """Whether a file may have been removed while it was open: its directory cannot go before it does."""
 
     def teardown(self) -> None:
         for side in self.sides:
@@ -149,6 +144,18 @@ class Comparison(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sides[0].open)
     @rule(data=st.data())
+    def describe(self, data: st.DataObject) -> None:
+        """Of a file that has lost all its names, too."""
+        number = self.drawn(data)
+
+        def action(side: Side) -> tuple[int, int, int]:
+            info = os.fstat(side.open[number])
+            return info.st_mode, info.st_nlink, 0 if stat.S_ISDIR(info.st_mode) else info.st_size
+
+        self.both(action)
+
+    @precondition(lambda self: self.sides[0].open)
+    @rule(data=st.data())
     def fsync(self, data: st.DataObject) -> None:
         number = self.drawn(data)
         self.both(lambda side: os.fsync(side.open[number]))
@@ -172,7 +179,6 @@ class Comparison(RuleBasedStateMachine):
     def make_directory(self, path: str) -> None:
         self.both(lambda side: os.mkdir(side.at(path), 0o750))
 
-    @precondition(lambda self: not self.unnamed)
     @rule(path=PATHS)
     def remove_directory(self, path: str) -> None:
         self.both(lambda side: os.rmdir(side.at(path)))
@@ -180,13 +186,10 @@ class Comparison(RuleBasedStateMachine):
     @rule(path=PATHS)
     def unlink(self, path: str) -> None:
         self.both(lambda side: os.unlink(side.at(path)))
-        self.unnamed = self.unnamed or bool(self.handles)
 
-    @precondition(lambda self: not self.unnamed)
     @rule(path=PATHS, new=PATHS)
     def rename(self, path: str, new: str) -> None:
         self.both(lambda side: os.rename(side.at(path), side.at(new)))
-        self.unnamed = self.unnamed or bool(self.handles)
 
     @rule(path=PATHS, new=PATHS)
     def link(self, path: str, new: str) -> None:
@@ -198,7 +201,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(path=PATHS)
     def list_directory(self, path: str) -> None:
-        self.both(lambda side: sorted(name for name in os.listdir(side.at(path)) if not name.startswith(_HIDDEN)))
+        self.both(lambda side: sorted(os.listdir(side.at(path))))
 
     # Attributes
 
@@ -233,7 +236,6 @@ class Comparison(RuleBasedStateMachine):
         """Once a run: it takes as long as everything else."""
         self.mounted.remount()
         self.remounts += 1
-        self.unnamed = False
 
     @invariant()
     def agree(self) -> None:
