@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import pytest
 
 from dedupfs.errors import IntegrityError, StoreFullError, UnfitPictureError, WorkerError, WorkerStartError
 from dedupfs.ingest import pipeline as pipelines
-from dedupfs.ingest.outcome import Misfit
-from dedupfs.model import Policy
+from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.model import Differences, Policy
 from dedupfs.storage import records
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import ContentState, Exact, Rendition
@@ -122,6 +123,22 @@ def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core,
     assert kinds(core) == {"copy": "picture", "small": "rendition", "photo": "picture"}
     assert {name: core.read(name) for name in before} == before
     assert core.counter("clusters") == 2
+
+
+def test_without_a_comparison_of_pixels_no_photo_is_drawn_from_its_thumbnail(tmp_path: Path) -> None:
+    pool = TamperedPool()
+    core = Core(make_volume(tmp_path / "volume", Policy.PERCEPTUAL), pool)
+
+    def lenient(member: bytes, base: bytes, policy: Policy) -> Any:
+        if (member, base) == (SMALL, PHOTO):
+            return Misfit("size", None)
+        digest = hashlib.sha256(rendition_of(member)).digest()
+        return Fit(b"recipe", member[:9], Differences(1.0, 1.0, 0.5, 0.5, 0.0), False, digest, digest)
+
+    pool.instead["fit"] = lenient
+    settled(core, copy=COPY, small=SMALL, photo=PHOTO)
+    assert kinds(core) == {"copy": "picture", "small": "rendition", "photo": "picture"}
+    core.filesystem.close()
 
 
 def test_a_promotion_during_which_a_worker_fails_changes_nothing(core: Core, pool: TamperedPool) -> None:
