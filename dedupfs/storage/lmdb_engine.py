@@ -173,7 +173,9 @@ class LmdbEngine:
         end = os.stat(self._data_path).st_size
         if self._reserved_to - end >= reserve // 2:
             return
-        fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+        fallocate = getattr(ctypes.CDLL(None), "fallocate64", None)
+        if fallocate is None:
+            return
         fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
         try:
             descriptor = os.open(self._data_path, os.O_WRONLY | os.O_CLOEXEC)
