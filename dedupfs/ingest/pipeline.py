@@ -259,8 +259,8 @@ class Pipeline:
         """Try the better picture as the base of the other, then the other way round; None when neither fits.
 
         The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, and
-        of two JPEGs often only one can be fitted into the size of the other. Where no pixels are compared, it would draw
-        a photo from its thumbnail.
+        of two JPEGs often only one can be fitted into the size of the other. Where no pixels are compared, it would
+        draw a photo from its thumbnail.
         """
         promote_first = better(facts, candidate.facts)
         orders = (promote_first,) if self._policy is Policy.PERCEPTUAL else (promote_first, not promote_first)
