@@ -1,95 +1,159 @@
-"""`dedupfs check`: prove a volume sound, or say what is wrong and which files suffer."""
+"""`dedupfs check`: prove a volume sound, or say what is wrong and which files suffer, and mend it when told to."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE, FAILED
 from dedupfs.cli.opened import add_arguments, opened, shown
 from dedupfs.cli.progress import Progress
-from dedupfs.errors import DedupfsError
-from dedupfs.filesystem.survey import Survey
+from dedupfs.errors import UsageError
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
-from dedupfs.model import ContentId, InodeNo
+from dedupfs.storage import repair
 from dedupfs.storage.check import Report, check
+from dedupfs.storage.mending import Plan
 from dedupfs.storage.volume import Volume
+
+_DESCRIPTION = """\
+Open every record and verify every count and every reference; name the files that suffer. Changes nothing, unless told
+to repair.
+
+--repair restores order: counts, links, clusters and the similarity index are made anew, what has lost its name goes
+into /lost+found as # and its number, and what is beyond hope is dropped and named. A file whose bytes are damaged is
+never removed: it keeps its name and size, fails to read where it is damaged, and is whole again, under all its names
+and for all versions that rest on it, as soon as the same bytes are copied into the volume. Keep a copy of the volume's
+directory before you repair it.
+
+exit code 0: the volume is sound. 1: damage was found; after --repair, that something is gone or a file cannot be read.
+"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "check",
-        help="prove a volume sound",
-        description="Open every record and verify every count and every reference. Changes nothing; exit code 1 when"
-        " damage is found.",
+        help="prove a volume sound, or repair it",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser, mountpoint=False)
     parser.add_argument("--data", action="store_true", help="open every ciphertext and make every rendition too")
+    parser.add_argument("--repair", action="store_true", help="restore order; the volume must not be mounted")
+    parser.add_argument("--dry-run", action="store_true", help="with --repair: say what would be done, and do nothing")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Examine the volume."""
-    with opened(options) as found, Progress("checking") as progress:
-        renderer = Renderer(found.volume.contents, WorkerPool(1))
-        try:
-            report = check(found.volume, data=options.data, render=renderer.render, progress=progress.show)
-        finally:
-            renderer.close()
-        damage = _described(found.volume, report) if report.problems else []
+    """Examine the volume, and mend it when told to."""
+    if options.dry_run and not options.repair:
+        raise UsageError("--dry-run goes with --repair")
+    read_only = options.dry_run or not options.repair
+    with opened(options, read_only=read_only, whatever_state=True) as found:
+        report = _examined(found.volume, data=options.data)
+        plan = repair.plan(found.volume, report.readout) if options.repair else None
+        if plan is not None and plan.writes and not options.dry_run:
+            with Progress("repairing") as progress:
+                repair.apply(found.volume, plan, progress.show)
+            report = _examined_again(found.volume, report)
     if options.json:
-        print(json.dumps(_as_json(report, damage), indent=2))
+        print(json.dumps(_as_json(report, plan), indent=2))
     else:
-        print(_as_text(report, damage, opened_data=options.data))
-    return FAILED if report.problems else DONE
+        print(_as_text(report, plan, opened_data=options.data, dry_run=options.dry_run))
+    return FAILED if report.problems or (plan is not None and plan.gone) else DONE
 
 
-def _described(volume: Volume, report: Report) -> list[dict[str, Any]]:
-    """Name the paths that suffer, as far as the tree can still be walked."""
-    by_content: dict[ContentId, list[str]] = {}
-    by_inode: dict[InodeNo, list[str]] = {}
+def _examined(volume: Volume, *, data: bool) -> Report:
+    renderer = Renderer(volume.contents, WorkerPool(1))
     try:
-        for content, files in Survey.of(volume).by_content.items():
-            for file in files:
-                by_content.setdefault(content, []).append(shown(file.path))
-                by_inode.setdefault(file.number, []).append(shown(file.path))
-    except DedupfsError:
-        # A damaged directory hides what is below it; the problem itself has been reported.
-        pass
-    return [
-        {
-            "problem": problem.text,
-            "paths": sorted(
-                {
-                    *(by_content.get(problem.content, []) if problem.content is not None else []),
-                    *(by_inode.get(problem.inode, []) if problem.inode is not None else []),
-                }
-            ),
-        }
-        for problem in report.problems
+        with Progress("checking") as progress:
+            return check(volume, data=data, render=renderer.render, progress=progress.show)
+    finally:
+        renderer.close()
+
+
+def _examined_again(volume: Volume, before: Report) -> Report:
+    """Check what was repaired; which ciphertexts do not open is known already."""
+    report = check(volume)
+    known = set(report.problems)
+    contents = report.readout.sources.contents
+    report.problems += [
+        problem
+        for problem in before.problems
+        if not problem.mendable and problem not in known and problem.content in contents
     ]
+    report.readout.chunks_opened = before.chunks_opened
+    report.renditions_made = before.renditions_made
+    return report
 
 
-def _as_json(report: Report, damage: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
+def _as_json(report: Report, plan: Plan | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {
         "clean": not report.problems,
         "records": report.records,
         "chunks_opened": report.chunks_opened,
         "renditions_made": report.renditions_made,
-        "problems": damage,
+        "problems": [
+            {
+                "problem": problem.text,
+                "paths": [shown(path) for path in report.paths(problem)],
+                "mendable": problem.mendable,
+            }
+            for problem in report.problems
+        ],
+        "unreadable": [shown(path) for path in report.unreadable()],
     }
+    if plan is not None:
+        for name, statements in (("mended", plan.mended), ("gone", plan.gone)):
+            answer[name] = [
+                {"what": text, "paths": [shown(path) for path in paths]} for text, paths in statements.items()
+            ]
+    return answer
 
 
-def _as_text(report: Report, damage: list[dict[str, Any]], *, opened_data: bool) -> str:
+def _as_text(report: Report, plan: Plan | None, *, opened_data: bool, dry_run: bool) -> str:
+    lines = []
+    if plan is not None:
+        lines += _stated("would be mended:" if dry_run else "mended:", plan.mended)
+        lines += _stated("would be gone:" if dry_run else "gone:", plan.gone)
+        if lines:
+            lines.append("before that:" if dry_run else "after that:")
+    found: dict[str, list[bytes]] = {}
+    for problem in report.problems:
+        found.setdefault(problem.text, []).extend(report.paths(problem))
+    lines += _listed(found)
     looked_at = f"{report.records} records"
     if opened_data:
         looked_at += f", {report.chunks_opened} chunks and {report.renditions_made} renditions"
-    lines = []
-    for problem in damage:
-        lines.append(problem["problem"])
-        lines += [f"  {path}" for path in problem["paths"]]
-    lines.append(f"{looked_at}: " + (f"{len(damage)} problems" if damage else "clean"))
+    lines.append(f"{looked_at}: " + (f"{len(report.problems)} problems" if report.problems else "clean"))
+    unreadable = report.unreadable()
+    if unreadable:
+        still = f"{len(unreadable)} files cannot be read whole until the same bytes are copied into the volume again:"
+        lines += _listed({still: unreadable})
+    mendable = sum(problem.mendable for problem in report.problems)
+    if mendable and (plan is None or dry_run):
+        lines.append(f"`dedupfs check --repair` mends {mendable} of the problems")
     return "\n".join(lines)
+
+
+def _stated(title: str, statements: Mapping[str, Sequence[bytes]]) -> list[str]:
+    lines = _listed(statements)
+    return [title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _listed(statements: Mapping[str, Sequence[bytes]]) -> list[str]:
+    lines = []
+    for text, paths in statements.items():
+        lines.append(text)
+        lines += [f"  {_on_a_line(path)}" for path in sorted(set(paths))]
+    return lines
+
+
+def _on_a_line(path: bytes) -> str:
+    """Return a path without anything that would move the cursor: names may be hostile, or what damage made of them."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in shown(path)
+    )

@@ -32,10 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, mountpoint: bool = True) -
 
 
 @contextmanager
-def opened(options: argparse.Namespace) -> Iterator[Opened]:
-    """Open the volume for reading."""
+def opened(options: argparse.Namespace, *, read_only: bool = True, whatever_state: bool = False) -> Iterator[Opened]:
+    """Open the volume, for reading unless told otherwise; see `open_volume`."""
     directory, mountpoint = volume_of(options.volume)
-    volume = open_volume(directory, unlock(directory, passphrase.read(options)), read_only=True)
+    volume = open_volume(
+        directory, unlock(directory, passphrase.read(options)), read_only=read_only, whatever_state=whatever_state
+    )
     try:
         yield Opened(volume, mountpoint)
     finally:

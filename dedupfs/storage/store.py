@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from dedupfs.crypto.keys import Keyring
-from dedupfs.errors import StoreError, StoreFullError, StoreReadOnlyError
+from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
 from dedupfs.storage import records
 from dedupfs.storage.engine import Change, Engine
 from dedupfs.storage.records import Table
@@ -64,9 +64,7 @@ class Store:
         self._closing = False
         self._failure: StoreError | None = None
         self._waiting_limit_bytes = 0
-        with self.lock:
-            stored = self.get(records.VOLUME, _COUNTERS_KEY)
-        self._counters = records.decode_counters(stored) if stored else {}
+        self._counters = self._read_counters()
         self._has_counted = False
         self._committer: threading.Thread | None = None
         if not read_only:
@@ -197,6 +195,15 @@ class Store:
             self.engine.close()
 
     # Inside
+
+    def _read_counters(self) -> dict[str, int]:
+        """Return the running totals; nobody is kept from his files because they are damaged."""
+        try:
+            stored = self.get(records.VOLUME, _COUNTERS_KEY)
+            return records.decode_counters(stored) if stored else {}
+        except IntegrityError as exc:
+            log.error("the totals of the volume are damaged until `dedupfs check --repair` counts them anew: %s", exc)
+            return {}
 
     def _batches(self) -> list[_Batch]:
         """Return what is not with the engine yet, latest first; under the lock."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from dedupfs.crypto import keys
 from dedupfs.crypto.keys import Keyring, ScryptCost
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreLockedError, StoreNotFoundError, UsageError
+from dedupfs.model import Policy
 from dedupfs.storage import header as headers
 from dedupfs.storage import header_copies, records
 from dedupfs.storage.chunks import Chunks
@@ -113,11 +114,15 @@ def open_volume(
     volume_key: bytes,
     *,
     read_only: bool = False,
+    whatever_state: bool = False,
     group_seconds: float = GROUP_SECONDS,
     initial_map_bytes: int = INITIAL_MAP_BYTES,
 ) -> Volume:
     """Open a volume with its key.
 
+    Args:
+        whatever_state: open it without a readable configuration too, as one that compares no pictures; for those who
+            look at damage and repair it.
     Raises:
         StoreLockedError: somebody else writes to it; the text names the process.
         StoreError, IntegrityError: its database cannot be opened.
@@ -136,10 +141,7 @@ def open_volume(
             engine.close()
             raise
         try:
-            stored = store.get(records.VOLUME, _CONFIG_KEY)
-            if stored is None:
-                raise IntegrityError("the volume has lost its configuration")
-            volume = Volume(directory, store, records.decode_config(stored), descriptor)
+            volume = Volume(directory, store, _read_config(store, whatever_state=whatever_state), descriptor)
             if not read_only:
                 header_copies.bring_up_to_date(directory, engine)
             return volume
@@ -150,6 +152,18 @@ def open_volume(
         if descriptor is not None:
             os.close(descriptor)
         raise
+
+
+def _read_config(store: Store, *, whatever_state: bool) -> Config:
+    try:
+        stored = store.get(records.VOLUME, _CONFIG_KEY)
+        if stored is None:
+            raise IntegrityError("the volume has lost its configuration")
+        return records.decode_config(stored)
+    except IntegrityError as exc:
+        if whatever_state:
+            return Config(Policy.OFF, "")
+        raise IntegrityError(f"{exc}; `dedupfs check --repair` makes a new one") from exc
 
 
 def lock_directory(directory: Path) -> int:

@@ -11,6 +11,7 @@ from dedupfs.storage import records
 from dedupfs.storage.store import Store
 from dedupfs.storage.volume import Volume
 from tests.storage.engines import FaultyEngine, MemoryEngine
+from tests.storage.library import Library, make_library
 from tests.storage.tree import Tree, problems
 
 
@@ -36,3 +37,9 @@ def tree(volume: Volume) -> Iterator[Tree]:
     made = Tree(volume)
     yield made
     assert problems(volume) == []
+
+
+@pytest.fixture
+def library(volume: Volume) -> Library:
+    """A volume with one of everything, which need not stay sound."""
+    return make_library(volume)

@@ -1,0 +1,171 @@
+"""`dedupfs check`: which paths suffer, what a repair does and says, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dedupfs.cli import passphrase as passphrases
+from dedupfs.cli.main import main
+from dedupfs.storage import records
+from dedupfs.storage.metadata import ROOT
+from dedupfs.storage.records import Entry, number_key
+from dedupfs.storage.volume import Volume
+from tests.conftest import PASSPHRASE, reopen
+from tests.storage.library import PICTURE, PLAIN, Library, make_library
+from tests.storage.tree import stored_rows
+
+
+COPY_PATH = "copy"
+"""A rendition by its record alone: no library draws it, so that --data always finds it."""
+
+
+@pytest.fixture(autouse=True)
+def _passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, os.fsdecode(PASSPHRASE))
+
+
+@pytest.fixture
+def library(volume_directory: Path) -> Library:
+    """A volume with one of everything; it is closed when a command runs."""
+    volume = reopen(volume_directory)
+    made = make_library(volume)
+    volume.store.commit()
+    return made
+
+
+def damage(volume: Volume, table: records.Table, key: bytes) -> None:
+    """Flip the last bit of a record."""
+    sealed = stored_rows(volume, table.name)[key]
+    volume.store.engine.apply([(table.name, key, sealed[:-1] + bytes([sealed[-1] ^ 1]))])
+
+
+def checked(capsys: pytest.CaptureFixture[str], directory: Path, *options: str) -> tuple[int, Any]:
+    code = main(["check", str(directory), "--json", *options])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def said(capsys: pytest.CaptureFixture[str], directory: Path, *options: str) -> tuple[int, list[str]]:
+    code = main(["check", str(directory), *options])
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return code, printed.out.splitlines()
+
+
+def test_every_path_of_a_damaged_file_is_named(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(library.volume, records.CHUNKS, library.chunk(PLAIN))
+    library.volume.close()
+    directory = library.volume.directory
+    code, report = checked(capsys, directory)
+    assert (code, report["clean"]) == (0, True), "without --data nobody looks"
+    code, report = checked(capsys, directory, "--data")
+    assert code == 1
+    assert report["unreadable"] == [COPY_PATH, "plain", "twin"]
+    assert {"problem": "a file cannot be read whole", "paths": ["plain", "twin"], "mendable": False} in report[
+        "problems"
+    ]
+    code, lines = said(capsys, directory, "--data")
+    assert code == 1
+    assert "  plain" in lines and "  twin" in lines
+    assert "3 files cannot be read whole until the same bytes are copied into the volume again:" in lines
+
+
+def test_versions_of_a_damaged_picture_are_named(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(library.volume, records.CHUNKS, library.chunk(PICTURE))
+    library.volume.close()
+    assert checked(capsys, library.volume.directory, "--data")[1]["unreadable"] == [COPY_PATH, "picture"]
+
+
+def test_a_lost_directory_names_everything_below_it(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = library.volume
+    with volume.store.transaction() as transaction:
+        volume.metadata.delete_entry(transaction, ROOT, b"plain")
+        entry = Entry(library.plain_inode, 0o100000, b"odd \xff\nname")
+        volume.metadata.put_entry(transaction, library.directory, entry)
+    volume.store.commit()
+    damage(volume, records.INODES, number_key(library.directory))
+    volume.close()
+    code, report = checked(capsys, volume.directory)
+    assert code == 1
+    found = next(each for each in report["problems"] if each["problem"].startswith("a record of inodes is damaged"))
+    assert found["paths"] == ["directory", "directory/odd \\xff\nname"]
+    assert "  directory/odd \\xff\\nname" in said(capsys, volume.directory)[1], "one line a path, whatever it holds"
+
+
+def test_a_lost_name_is_told_by_its_directory(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = library.volume
+    damage(volume, records.ENTRIES, volume.metadata.entry_key(ROOT, b"plain"))
+    volume.close()
+    paths = {path for each in checked(capsys, volume.directory)[1]["problems"] for path in each["paths"]}
+    assert paths == {"?", f"#{library.plain_inode}"}
+
+
+def test_a_dry_run_says_what_a_repair_does(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = library.volume
+    damage(volume, records.ENTRIES, volume.metadata.entry_key(ROOT, b"plain"))
+    volume.close()
+    before = (volume.directory / "data.mdb").read_bytes()
+    code, lines = said(capsys, volume.directory, "--repair", "--dry-run")
+    assert (code, lines[0]) == (1, "would be mended:")
+    assert f"    lost+found/#{library.plain_inode}" in lines
+    code, planned = checked(capsys, volume.directory, "--repair", "--dry-run")
+    assert code == 1
+    assert (volume.directory / "data.mdb").read_bytes() == before
+    code, done = checked(capsys, volume.directory, "--repair")
+    assert (done["mended"], done["gone"]) == (planned["mended"], planned["gone"])
+    assert code == 1, "a name is gone"
+    assert done["clean"]
+    assert checked(capsys, volume.directory, "--repair") == (0, {**done, "mended": [], "gone": []})
+
+
+def test_what_is_mended_without_loss_is_no_failure(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(library.volume, records.CONTENT_REFS, library.plain)
+    library.volume.close()
+    assert checked(capsys, library.volume.directory)[0] == 1
+    code, report = checked(capsys, library.volume.directory, "--repair")
+    assert (code, report["clean"], report["gone"]) == (0, True, [])
+    assert report["mended"]
+
+
+def test_a_repair_keeps_failing_while_a_file_cannot_be_read(
+    library: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(library.volume, records.CHUNKS, library.chunk(PLAIN))
+    damage(library.volume, records.CONTENT_REFS, library.plain)
+    library.volume.close()
+    for _ in range(2):
+        code, report = checked(capsys, library.volume.directory, "--repair", "--data")
+        assert code == 1
+        assert report["unreadable"] == [COPY_PATH, "plain", "twin"]
+        assert not any(each["mendable"] for each in report["problems"])
+
+
+def test_a_volume_without_a_configuration_is_repaired(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(library.volume, records.VOLUME, b"config")
+    damage(library.volume, records.VOLUME, b"counters")
+    library.volume.close()
+    directory = str(library.volume.directory)
+    assert main(["stats", directory]) == 1
+    assert "`dedupfs check --repair` makes a new one" in capsys.readouterr().err
+    code, report = checked(capsys, library.volume.directory, "--repair")
+    assert (code, report["clean"]) == (1, True)
+    assert "the policy is verified from now on" in report["gone"][0]["what"]
+    assert main(["stats", directory, "--json"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert (stats["policy"], stats["files"], stats["clusters"]) == ("verified", 7, 1)
+
+
+def test_a_volume_in_use_is_not_repaired(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = str(library.volume.directory)
+    assert main(["check", directory, "--repair"]) == 4
+    library.volume.close()
+    capsys.readouterr()
+
+
+def test_a_dry_run_of_nothing_is_a_usage_error(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(volume_directory), "--dry-run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
