@@ -8,6 +8,7 @@ from typing import Any
 
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.opened import add_arguments, opened, shown
+from dedupfs.errors import IntegrityError
 from dedupfs.filesystem.survey import Survey, kind_of
 from dedupfs.storage.records import Rendition
 
@@ -36,14 +37,17 @@ def list_clusters(survey: Survey) -> list[dict[str, Any]]:
     volume = survey.volume
     listed = []
     for number in volume.clusters.all():
-        representative = survey.paths(volume.clusters.get(number).representative)
+        try:
+            representative = survey.paths(volume.clusters.get(number).representative)
+        except IntegrityError:
+            representative = []
         members = []
         for content_id in volume.clusters.members(number):
-            content = volume.contents.get(content_id)
-            bit_exact = content.bit_exact if isinstance(content, Rendition) else True
+            content = volume.contents.sound(content_id)
+            bit_exact = content.bit_exact if isinstance(content, Rendition) else content is not None
+            kind = kind_of(content) if content is not None else "lost"
             members += [
-                {"path": shown(path), "kind": kind_of(content), "bit_exact": bit_exact}
-                for path in survey.paths(content_id)
+                {"path": shown(path), "kind": kind, "bit_exact": bit_exact} for path in survey.paths(content_id)
             ]
         listed.append(
             {

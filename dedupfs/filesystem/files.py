@@ -451,7 +451,8 @@ class Files:
         `emptied` says that nothing of what it held is going to stay. Raises IntegrityError for a damaged picture.
         """
         if file.spool is None:
-            spool = Spool(self._source(file))
+            # Nothing that is damaged keeps a file from being written anew.
+            spool = Spool(EmptySource() if emptied else self._source(file))
             if not emptied and self._is_candidate(spool):
                 # A picture is stored as a whole: what cannot be read must fail this write, not every attempt to save.
                 try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from dedupfs.errors import (
     AttributeTooLargeError,
     EntryExistsError,
+    IntegrityError,
     InvalidRequestError,
     NameTooLongError,
     NoAttributeError,
@@ -82,6 +83,7 @@ class FileSystem:
         self._names = Namespace(volume, self._inodes)
         self.files = Files(volume, self._inodes, pipeline, renderer, spool_budget_bytes)
         if not self._store.read_only:
+            self._metadata.mend_numbers()
             make_root(volume, self._inodes, os.getuid(), os.getgid())
             recover(volume, self._inodes)
             pipeline.start(self.files.content_in_use)
@@ -172,7 +174,7 @@ class FileSystem:
     def attributes(self, number: InodeNo) -> Attributes:
         """Return the attributes of an inode. Raises EntryNotFoundError."""
         with self._store.lock:
-            inode = self._metadata.inode(number)
+            inode = self._metadata.inode_or_stand_in(number)
             size, mtime_ns, ctime_ns = inode.size, inode.mtime_ns, inode.ctime_ns
             file = self.files.find(number)
             if file is not None and file.spool is not None:
@@ -329,7 +331,11 @@ class FileSystem:
         """Remove an inode that has lost its last name, unless somebody has it open."""
         if lost.nlink:
             return None
-        last = self.attributes(lost.inode)
+        try:
+            last = self.attributes(lost.inode)
+        except IntegrityError:
+            # It is damaged, and what it holds is not known: a repair finds that in nobody's use.
+            return None
         if stat.S_ISDIR(last.mode):
             self._inodes.delete(transaction, lost.inode)
         else:

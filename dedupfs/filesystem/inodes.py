@@ -6,7 +6,7 @@ import stat
 import time
 from dataclasses import dataclass, replace
 
-from dedupfs.errors import InvalidRequestError
+from dedupfs.errors import IntegrityError, InvalidRequestError
 from dedupfs.model import InodeNo
 from dedupfs.storage.records import Inode
 from dedupfs.storage.store import Transaction
@@ -62,6 +62,13 @@ class Inodes:
         inode = replace(self._metadata.inode(number), **fields)  # type: ignore[arg-type]
         self._metadata.put_inode(transaction, number, inode)
         return inode
+
+    def change_if_sound(self, transaction: Transaction, number: InodeNo, **fields: int) -> None:
+        """Change an inode, unless it is damaged: its names come and go all the same."""
+        try:
+            self.change(transaction, number, **fields)
+        except IntegrityError:
+            self._metadata.forget_stand_in(number)
 
     def put_content(self, transaction: Transaction, number: InodeNo, inode: Inode) -> None:
         """Write an inode whose size may have changed, and keep the totals."""

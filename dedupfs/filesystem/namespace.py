@@ -138,7 +138,7 @@ class Namespace:
         if is_directory:
             self._inodes.change(transaction, entry.inode, parent=new_parent)
         else:
-            self._inodes.change(transaction, entry.inode)
+            self._inodes.change_if_sound(transaction, entry.inode)
             self._note_unfinished(transaction, entry.inode, gained=(new_parent, new_name), lost=(parent, name))
         return lost
 
@@ -187,8 +187,8 @@ class Namespace:
             above = self._metadata.inode(above).parent
 
     def _lose_name(self, transaction: Transaction, inode: InodeNo, parent: InodeNo, name: bytes) -> Lost:
-        record = self._metadata.inode(inode)
-        self._inodes.change(transaction, inode, nlink=record.nlink - 1)
+        record = self._metadata.inode_or_stand_in(inode)
+        self._inodes.change_if_sound(transaction, inode, nlink=record.nlink - 1)
         self._note_unfinished(transaction, inode, lost=(parent, name))
         return Lost(inode, record.nlink - 1)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import stat
+from collections.abc import Sequence
 
-from dedupfs.errors import EntryNotFoundError
+from dedupfs.errors import EntryNotFoundError, IntegrityError
 from dedupfs.filesystem.inodes import Inodes
+from dedupfs.model import InodeNo
 from dedupfs.storage import records
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.volume import Volume
@@ -21,7 +23,8 @@ def make_root(volume: Volume, inodes: Inodes, uid: int = 0, gid: int = 0) -> Non
     if not has_root(volume):
         with volume.store.transaction() as transaction:
             number = inodes.make(transaction, stat.S_IFDIR | _ROOT_MODE, uid, gid)
-            assert number == ROOT
+            if number != ROOT:
+                raise IntegrityError("the root directory is missing; `dedupfs check --repair` makes a new one")
 
 
 def has_root(volume: Volume) -> bool:
@@ -34,14 +37,25 @@ def has_root(volume: Volume) -> bool:
 
 
 def recover(volume: Volume, inodes: Inodes) -> None:
-    """Remove files that never had their bytes stored, with their names, and files that had lost their names."""
+    """Remove files that never had their bytes stored, with their names, and files that had lost their names.
+
+    What is damaged about them keeps nobody from the rest.
+    """
     metadata = volume.metadata
     for number, unfinished in metadata.all_unfinished():
+        if _remove(volume, inodes, number, unfinished.entry_keys):
+            log.info("inode %d had not been stored when the volume was last in use; it is gone", number)
+    for number in metadata.orphans():
+        _remove(volume, inodes, number)
+
+
+def _remove(volume: Volume, inodes: Inodes, number: InodeNo, entry_keys: Sequence[bytes] = ()) -> bool:
+    try:
         with volume.store.transaction() as transaction:
-            for key in unfinished.entry_keys:
+            for key in entry_keys:
                 transaction.delete(records.ENTRIES, key)
             inodes.delete(transaction, number)
-        log.info("inode %d had not been stored when the volume was last in use; it is gone", number)
-    for number in metadata.orphans():
-        with volume.store.transaction() as transaction:
-            inodes.delete(transaction, number)
+    except (IntegrityError, EntryNotFoundError) as exc:
+        log.error("inode %d is to be removed and cannot be until `dedupfs check --repair`: %s", number, exc)
+        return False
+    return True

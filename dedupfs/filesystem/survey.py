@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dedupfs.errors import EntryNotFoundError, NotDirectoryError
+from dedupfs.errors import EntryNotFoundError, IntegrityError, NotDirectoryError
 from dedupfs.filesystem.inodes import Inodes
 from dedupfs.filesystem.namespace import Namespace
 from dedupfs.model import ContentId, InodeNo
@@ -46,7 +46,7 @@ class Survey:
 
 
 def walk(volume: Volume) -> Iterator[SurveyedFile]:
-    """Yield every name of every regular file, directory by directory."""
+    """Yield every name of every regular file, directory by directory, but for those whose inode is damaged."""
     waiting: list[tuple[bytes, InodeNo]] = [(b"", ROOT)]
     while waiting:
         path, directory = waiting.pop()
@@ -55,7 +55,11 @@ def walk(volume: Volume) -> Iterator[SurveyedFile]:
             if stat.S_ISDIR(entry.type_bits):
                 waiting.append((below, entry.inode))
             elif stat.S_ISREG(entry.type_bits):
-                yield SurveyedFile(below, entry.inode, volume.metadata.inode(entry.inode))
+                try:
+                    yield SurveyedFile(below, entry.inode, volume.metadata.inode(entry.inode))
+                except (IntegrityError, EntryNotFoundError):
+                    # `check` tells of it; here it would hide all the others.
+                    continue
 
 
 def find(volume: Volume, path: bytes) -> SurveyedFile:

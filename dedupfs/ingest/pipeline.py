@@ -213,7 +213,9 @@ class Pipeline:
 
     def _is_there(self, newcomer: Newcomer) -> bool:
         """Return whether the very same bytes were stored, and decided about, before."""
-        existing = self._contents.find(newcomer.content)
+        existing = self._contents.sound(newcomer.content)
+        if existing is None and self._contents.is_awaited(newcomer.content):
+            return self._settlement.returned(newcomer)
         if existing is None or is_undecided(existing):
             return False
         return self._settlement.same(newcomer, existing, sound=self._is_sound(existing))

@@ -119,12 +119,20 @@ class Settlement:
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
-            if self._contents.find(newcomer.content) != existing:
+            if self._contents.sound(newcomer.content) != existing:
                 return False
             if not sound:
                 self._contents.become_exact(transaction, newcomer.content, prepared)
                 self._replacements[newcomer.content] += 1
             return self._stored(transaction, newcomer, prepared)
+
+    def returned(self, newcomer: Newcomer) -> bool:
+        """A lost picture that renditions rest on: it takes its place again, and all of them can be read."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        with self._store.transaction() as transaction:
+            if not newcomer.subject.is_current():
+                return True
+            return self._contents.is_awaited(newcomer.content) and self._stored(transaction, newcomer, prepared)
 
     def apart(self, newcomer: Newcomer, *, whatever_came_meanwhile: bool) -> bool:
         """A cluster of its own."""
@@ -224,7 +232,7 @@ class Settlement:
 
     def _holds(self, newcomer: Newcomer) -> bool:
         """Whether nobody has settled the same bytes, and the candidates that were compared still are what they were."""
-        existing = self._contents.find(newcomer.content)
+        existing = self._contents.sound(newcomer.content)
         if existing is not None and not is_undecided(existing):
             return False
         facts = newcomer.facts

@@ -6,10 +6,14 @@ secret; compare Bellare, Keelveedhi, Ristenpart, "DupLESS", 2013). The plaintext
 fills whole LMDB pages, which hides its length at no cost.
 
 `prepare` does the expensive work (digest, encryption, proof) outside any transaction; `link` and `unlink` only count.
+
+Damage heals when the same bytes are written again. A count that cannot be read keeps nobody from storing or removing
+files: it is taken to be far too high, so that no chunk goes while somebody needs it, until `repair` counts anew.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from dedupfs.crypto.aead import CHUNK_OVERHEAD_BYTES
@@ -18,6 +22,8 @@ from dedupfs.model import ChunkId
 from dedupfs.storage import records
 from dedupfs.storage.records import ChunkRefs
 from dedupfs.storage.store import Store, Transaction
+
+log = logging.getLogger(__name__)
 
 _LENGTH_BYTES = 4
 _PAGE_BYTES = 4096
@@ -28,6 +34,10 @@ CHUNK_BYTES = _CHUNK_PAGES * _PAGE_BYTES - _PAGE_HEADER_BYTES - CHUNK_OVERHEAD_B
 at 1.05 of the live size after churn at this length, 1.17 when whole files are one value; 64 KiB is 3.6 times slower."""
 _IN_PAGE_SIZES = (256, 512, 1024, 1998)
 """Stored sizes of chunks that share a page with others; 1998 is the largest value LMDB keeps inside a page."""
+
+
+UNKNOWN_USERS = 1 << 48
+"""Users taken for granted where their count is damaged: more than there can be, and far from the end of its field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class Chunks:
 
     def link_again(self, transaction: Transaction, chunk: ChunkId) -> None:
         """Count one more extent of a chunk that is in use already."""
-        refs = self._counted(chunk)
+        refs = self.references(chunk) or self._uncounted(0)
         self._put(transaction, chunk, refs.extents + 1, refs)
 
     def heal(self, transaction: Transaction, prepared: PreparedChunk) -> None:
@@ -105,7 +115,10 @@ class Chunks:
 
     def unlink(self, transaction: Transaction, chunk: ChunkId) -> None:
         """Count one extent less and drop the ciphertext with the last."""
-        refs = self._counted(chunk)
+        refs = self.references(chunk)
+        if refs is None:
+            log.error("a chunk that was in use is gone with its count")
+            return
         if refs.extents > 1:
             self._put(transaction, chunk, refs.extents - 1, refs)
             return
@@ -115,15 +128,22 @@ class Chunks:
         transaction.count("stored_bytes", -refs.stored_bytes)
 
     def references(self, chunk: ChunkId) -> ChunkRefs | None:
-        """Return how often the chunk is named, or None when it is not stored."""
-        stored = self._store.get(records.CHUNK_REFS, chunk)
-        return records.decode_chunk_refs(stored) if stored else None
+        """Return how often the chunk is named, UNKNOWN_USERS where that is damaged, or None when it is not stored."""
+        try:
+            noted = self._store.get(records.CHUNK_REFS, chunk)
+            if noted is not None:
+                return records.decode_chunk_refs(noted)
+        except IntegrityError:
+            noted = b""
+        stored = self._store.get(records.CHUNKS, chunk)
+        if noted is None and stored is None:
+            return None
+        return self._uncounted(len(stored or b""))
 
-    def _counted(self, chunk: ChunkId) -> ChunkRefs:
-        refs = self.references(chunk)
-        if refs is None:
-            raise IntegrityError("a chunk in use has no count")
-        return refs
+    @staticmethod
+    def _uncounted(stored_bytes: int) -> ChunkRefs:
+        log.error("the count of a chunk of %d bytes is damaged; it stays until `dedupfs check --repair`", stored_bytes)
+        return ChunkRefs(UNKNOWN_USERS, stored_bytes)
 
     def _put(self, transaction: Transaction, chunk: ChunkId, extents: int, refs: ChunkRefs) -> None:
         transaction.put(records.CHUNK_REFS, chunk, records.encode_chunk_refs(ChunkRefs(extents, refs.stored_bytes)))

@@ -6,6 +6,7 @@ representative and never changes; a promotion makes a new cluster and moves ever
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from dedupfs.storage import records
 from dedupfs.storage.records import Cluster, number_key
 from dedupfs.storage.similarity import SimilarityIndex
 from dedupfs.storage.store import Store, Transaction
+
+log = logging.getLogger(__name__)
 
 _CLUSTER_KEY_BYTES = 8
 
@@ -40,7 +43,7 @@ class Clusters:
 
     def members(self, cluster: ClusterId) -> list[ContentId]:
         """Return all pictures of a cluster, the representative too, in the order of their ids."""
-        found = self._store.scan(records.MEMBERS, number_key(cluster))
+        found = self._store.scan(records.MEMBERS, number_key(cluster), damaged=_pass_over)
         return [ContentId(key[_CLUSTER_KEY_BYTES:]) for key, _ in found]
 
     def all(self) -> Iterator[ClusterId]:
@@ -48,11 +51,23 @@ class Clusters:
         for key in self._store.keys(records.CLUSTERS):
             yield ClusterId(int.from_bytes(key, "big"))
 
+    def represented_by(self, content_id: ContentId) -> ClusterId | None:
+        """Return the cluster that a content represents. Looks at all of them: for pictures that were lost."""
+        for cluster in self.all():
+            try:
+                if self.get(cluster).representative == content_id:
+                    return cluster
+            except IntegrityError:
+                continue
+        return None
+
     def create(
         self, transaction: Transaction, representative: ContentId, fingerprint: Fingerprint | None, facts: bytes
     ) -> ClusterId:
         """Make a cluster for a picture; the caller adds the picture, and any others, as members."""
         cluster = ClusterId(transaction.next_number("next_cluster"))
+        if self._store.get(records.CLUSTERS, number_key(cluster)) is not None:
+            raise IntegrityError("a number would be given out a second time; run `dedupfs check --repair`")
         record = Cluster(representative, fingerprint, facts)
         transaction.put(records.CLUSTERS, number_key(cluster), records.encode_cluster(record))
         transaction.count("clusters", 1)
@@ -71,13 +86,15 @@ class Clusters:
         under other metadata, and the first of these takes its place.
         """
         transaction.delete(records.MEMBERS, number_key(cluster) + content_id)
-        stored = self._store.get(records.CLUSTERS, number_key(cluster))
-        if stored is None:
-            raise IntegrityError("a picture belongs to a cluster that is missing")
-        record = records.decode_cluster(stored)
+        try:
+            record = self.get(cluster)
+        except IntegrityError as exc:
+            # The picture can go all the same.
+            log.warning("cluster %d cannot be kept in order until `dedupfs check --repair`: %s", cluster, exc)
+            return
         if record.representative != content_id:
             return
-        rest = self._store.scan(records.MEMBERS, number_key(cluster))
+        rest = self._store.scan(records.MEMBERS, number_key(cluster), damaged=_pass_over)
         if rest:
             heir = ContentId(rest[0][0][_CLUSTER_KEY_BYTES:])
             record = replace(record, representative=heir)
@@ -87,3 +104,8 @@ class Clusters:
         transaction.count("clusters", -1)
         if record.fingerprint is not None:
             self.index.remove(transaction, cluster, record.fingerprint)
+
+
+def _pass_over(key: bytes, exc: IntegrityError) -> None:
+    """A damaged mark of a member: `check` reports it, and its picture is read by its own record."""
+    log.debug("a mark of cluster %d is damaged: %s", int.from_bytes(key[:_CLUSTER_KEY_BYTES], "big"), exc)

@@ -3,11 +3,15 @@
 A content's id names the bytes that were written. Its record says how they are kept, which may change during its life:
 chunk by chunk, or as a rendition of another content. Inodes and renditions are counted apart; the content goes when
 both counts are zero, and takes its chunks, its place in its cluster and its hold on a representative along.
+
+A content whose record is damaged or missing is lost. It stays counted and cannot be read; files that rest on it can be
+removed, and whoever writes the same bytes again brings it back for all of them, with the renditions that rest on it.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from bisect import bisect_right
 from collections import Counter, OrderedDict
@@ -17,10 +21,12 @@ from dataclasses import dataclass, replace
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId
 from dedupfs.storage import records
-from dedupfs.storage.chunks import CHUNK_BYTES, Chunks, PreparedChunk
+from dedupfs.storage.chunks import CHUNK_BYTES, UNKNOWN_USERS, Chunks, PreparedChunk
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.records import ContentRefs, ContentState, Exact, Extent, Layout, Rendition
 from dedupfs.storage.store import Store, Transaction
+
+log = logging.getLogger(__name__)
 
 _CACHED_PLAINTEXT_BYTES = 32 << 20
 
@@ -61,10 +67,30 @@ class Contents:
         stored = self._store.get(records.CONTENTS, content_id)
         return records.decode_content(stored) if stored else None
 
+    def sound(self, content_id: ContentId) -> Content | None:
+        """Return how a content is kept, or None when there is no such content or it is lost."""
+        try:
+            return self.find(content_id)
+        except IntegrityError as exc:
+            log.error("the record of a content is damaged; it is lost until its bytes are written again: %s", exc)
+            return None
+
+    def is_awaited(self, content_id: ContentId) -> bool:
+        """Whether a picture is lost that renditions rest on."""
+        return self.references(content_id).renditions > 0 and self.sound(content_id) is None
+
     def references(self, content_id: ContentId) -> ContentRefs:
-        """Return who rests on the content."""
-        stored = self._store.get(records.CONTENT_REFS, content_id)
-        return records.decode_content_refs(stored) if stored else ContentRefs()
+        """Return who rests on the content: too many where that cannot be read, so that it stays."""
+        try:
+            stored = self._store.get(records.CONTENT_REFS, content_id)
+            if stored is not None:
+                return records.decode_content_refs(stored)
+            if self._store.get(records.CONTENTS, content_id) is None:
+                return ContentRefs()
+        except IntegrityError:
+            pass
+        log.error("the count of a content is damaged; it stays until `dedupfs check --repair`")
+        return ContentRefs(UNKNOWN_USERS, UNKNOWN_USERS)
 
     def undecided(self) -> list[ContentId]:
         """Return the pictures whose deduplication is still to be decided."""
@@ -147,11 +173,18 @@ class Contents:
         What is there already keeps its way of being stored and its state.
         """
         content_id = self.identify(prepared.layout)
-        if self.find(content_id) is None:
-            self._link_chunks(transaction, prepared)
-            self._write(transaction, content_id, Exact(prepared.layout, state), ContentRefs())
-        else:
+        if self.sound(content_id) is not None:
             self._heal(transaction, prepared)
+            return content_id
+        content = Exact(prepared.layout, state)
+        refs = self.references(content_id)
+        cluster = self._clusters.represented_by(content_id) if refs.renditions else None
+        if cluster is not None:
+            # It was lost, and has been missed: renditions rest on it.
+            content = Exact(prepared.layout, ContentState.PICTURE, cluster)
+            self._clusters.add(transaction, cluster, content_id)
+        self._link_chunks(transaction, prepared)
+        self._write(transaction, content_id, content, refs)
         return content_id
 
     def succeed(self, transaction: Transaction, old_id: ContentId | None, prepared: PreparedLayout) -> ContentId:
@@ -162,16 +195,15 @@ class Contents:
         """
         content_id = self.identify(prepared.layout)
         if content_id == old_id:
-            self._heal(transaction, prepared)
-            return content_id
-        old = None if old_id is None else self.find(old_id)
+            return self.store_exact(transaction, prepared)
+        old = None if old_id is None else self.sound(old_id)
         sole_user = (
             isinstance(old, Exact)
             and old.state is ContentState.PLAIN
             and old_id is not None
             and self.references(old_id) == ContentRefs(inodes=1)
         )
-        if not sole_user or self.find(content_id) is not None:
+        if not sole_user or self.references(content_id) != ContentRefs():
             self.store_exact(transaction, prepared)
             self.link(transaction, content_id)
             if old_id is not None:
@@ -199,7 +231,8 @@ class Contents:
         """Count one inode less and drop the content with its last user."""
         refs = self.references(content_id)
         if not refs.inodes:
-            raise IntegrityError("a content in use has no count")
+            log.error("a content that was in use has no count")
+            return
         self._recount(transaction, content_id, replace(refs, inodes=refs.inodes - 1))
 
     def set_state(self, transaction: Transaction, content_id: ContentId, state: ContentState) -> None:
@@ -227,11 +260,11 @@ class Contents:
             raise IntegrityError("a rendition may only rest on another picture that is stored exactly")
         if self.references(content_id).renditions:
             raise IntegrityError("a picture that others rest on cannot become a rendition")
-        old = self.find(content_id)
+        old = self.sound(content_id)
         self._link_chunks(transaction, own)
         self._hold(transaction, rendition.representative, 1)
         if old is None:
-            self._write(transaction, content_id, rendition, ContentRefs())
+            self._write(transaction, content_id, rendition, self.references(content_id))
         else:
             self._leave(transaction, content_id, old)
             self._rewrite(transaction, content_id, rendition)
@@ -255,7 +288,13 @@ class Contents:
     # Inside
 
     def _recount(self, transaction: Transaction, content_id: ContentId, refs: ContentRefs) -> None:
-        content = self.get(content_id)
+        content = self.sound(content_id)
+        if content is None:
+            if refs != ContentRefs():
+                transaction.put(records.CONTENT_REFS, content_id, records.encode_content_refs(refs))
+            else:
+                self._erase(transaction, content_id)
+            return
         before = self.references(content_id)
         if refs != ContentRefs():
             _tally(transaction, content, before, -1)
@@ -286,6 +325,10 @@ class Contents:
 
     def _drop(self, transaction: Transaction, content_id: ContentId, content: Content, refs: ContentRefs) -> None:
         _tally(transaction, content, refs, -1)
+        self._erase(transaction, content_id)
+
+    @staticmethod
+    def _erase(transaction: Transaction, content_id: ContentId) -> None:
         for table in (records.CONTENTS, records.CONTENT_REFS, records.UNDECIDED):
             transaction.delete(table, content_id)
 
@@ -298,7 +341,11 @@ class Contents:
         for extent in layout.extents:
             self._chunks.unlink(transaction, extent.chunk)
         if isinstance(content, Rendition):
+            lost = self.sound(content.representative) is None
             self._hold(transaction, content.representative, -1)
+            if lost and not self.references(content.representative).renditions:
+                # Nobody waits for it in this cluster any more.
+                self._clusters.remove(transaction, content.cluster, content.representative)
 
     def _link_chunks(self, transaction: Transaction, prepared: PreparedLayout) -> None:
         for chunk, times in Counter(extent.chunk for extent in prepared.layout.extents).items():
@@ -344,6 +391,9 @@ def contributions(content: Content, refs: ContentRefs) -> dict[str, int]:
 
 
 def _tally(transaction: Transaction, content: Content, refs: ContentRefs, sign: int) -> None:
+    if refs.inodes >= UNKNOWN_USERS // 2:
+        # Of a damaged count only its changes are known.
+        refs = ContentRefs(refs.inodes - UNKNOWN_USERS, refs.renditions)
     for name, amount in contributions(content, refs).items():
         transaction.count(name, sign * amount)
 

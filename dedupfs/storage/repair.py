@@ -16,6 +16,7 @@ from dedupfs.model import Policy
 from dedupfs.storage import records
 from dedupfs.storage.derived import Derived, derive
 from dedupfs.storage.mending import Mending, Plan, Write
+from dedupfs.storage.metadata import NUMBER_GAP
 from dedupfs.storage.readout import Readout, number
 from dedupfs.storage.records import Config, ContentState, Exact, Table, number_key
 from dedupfs.storage.repair_contents import mend_contents
@@ -25,9 +26,6 @@ from dedupfs.storage.volume import Volume
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
-NUMBER_GAP = 1 << 24
-"""How many numbers are passed over when the next free one is not known: those of inodes and clusters that were removed
-must not come again, since a cluster's number masks its fingerprint once and for all."""
 BATCH_RECORDS = 20_000
 BATCH_BYTES = 16 << 20
 

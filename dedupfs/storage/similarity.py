@@ -12,14 +12,17 @@ change, because its pad is used once; a promotion makes a new cluster.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from dedupfs.crypto.keys import Keyring
-from dedupfs.errors import IntegrityError
 from dedupfs.model import ClusterId, Fingerprint
 from dedupfs.storage import records
 from dedupfs.storage.records import number_key
 from dedupfs.storage.store import Store, Transaction
+
+log = logging.getLogger(__name__)
 
 FINGERPRINT_BYTES = 32
 BANDS = 16
@@ -63,7 +66,8 @@ class SimilarityIndex:
         asked = tokens(self._store.keyring, fingerprint, wide=radius_bits > COMPLETE_RADIUS_BITS)
         for key, value in self._store.scan(records.BANDS, *asked):
             if len(key) != 16 or len(value) != FINGERPRINT_BYTES:
-                raise IntegrityError("an entry of the similarity index has the wrong length")
+                log.warning("an entry of the similarity index is damaged and is passed over")
+                continue
             masked[int.from_bytes(key[8:], "big")] = value
         if not masked:
             return []

@@ -93,10 +93,15 @@ class Store:
         with self.engine.snapshot() as snapshot:
             return snapshot.get(table.name, key)
 
-    def scan(self, table: Table, *prefixes: bytes) -> list[tuple[bytes, bytes]]:
+    def scan(
+        self, table: Table, *prefixes: bytes, damaged: Callable[[bytes, IntegrityError], None] | None = None
+    ) -> list[tuple[bytes, bytes]]:
         """Return keys and values in the clear, in the order of the keys; those of the whole table without a prefix.
 
-        Each prefix is exactly `table.group_bytes` long. Raises IntegrityError.
+        Each prefix is exactly `table.group_bytes` long. Where `damaged` is given, it is told of records that do not
+        open, and the others are returned.
+        Raises:
+            IntegrityError: a record does not open, and nobody wants to be told.
         """
         with self.lock:
             found: dict[bytes, bytes] = {}
@@ -106,8 +111,14 @@ class Store:
                     for batch in reversed(self._batches()):
                         changes.update(batch.group(table, prefix))
                     for key, value in snapshot.scan(table.name, prefix):
-                        if key not in changes:
+                        if key in changes:
+                            continue
+                        try:
                             found[key] = self._opened_once(table, key, value, keep=bool(prefix))
+                        except IntegrityError as exc:
+                            if damaged is None:
+                                raise
+                            damaged(key, exc)
                     found.update((key, value) for key, value in changes.items() if value is not None)
         return sorted(found.items())
 

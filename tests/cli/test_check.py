@@ -19,7 +19,6 @@ from tests.conftest import PASSPHRASE, reopen
 from tests.storage.library import PICTURE, PLAIN, Library, make_library
 from tests.storage.tree import stored_rows
 
-
 COPY_PATH = "copy"
 """A rendition by its record alone: no library draws it, so that --data always finds it."""
 
