@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "tests" / "photos"
 
 SHELL_SCRIPTS = [".ci/run", "scripts/bootstrap.sh"] + [
-    f"scripts/{name}" for name in ("bench", "check", "crashtest", "demo", "evaluate", "fuzz", "test")
+    f"scripts/{name}" for name in ("bench", "check", "crashtest", "damagetest", "demo", "evaluate", "fuzz", "test")
 ]
 
 
@@ -30,7 +30,7 @@ def test_shell_script_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
 
 
-@pytest.mark.parametrize("script", ["bench.py", "crashtest.py", "demo.py", "evaluate.py", "fuzz.py"])
+@pytest.mark.parametrize("script", ["bench.py", "crashtest.py", "damagetest.py", "demo.py", "evaluate.py", "fuzz.py"])
 def test_script_explains_itself(script: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / script, "--help"], capture_output=True, text=True, check=True

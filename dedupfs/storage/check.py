@@ -121,6 +121,8 @@ class _Check:
 
     def check(self) -> set[ChunkId]:
         """Compare everything and return the chunks that are missing or do not open."""
+        for table in sorted(self._readout.disordered):
+            self._problem(f"the database is damaged below its records: {table} is out of order or ends early")
         for record in self._readout.damaged:
             self._check_damaged(record)
         self._check_tree()

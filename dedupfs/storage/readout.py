@@ -107,6 +107,8 @@ class Readout:
     lengths: dict[ChunkId, int] = field(default_factory=dict)
     """Bytes of the chunks that were opened."""
     damaged: list[DamagedRecord] = field(default_factory=list)
+    disordered: set[str] = field(default_factory=set)
+    """Tables whose keys do not ascend to the end: the structure of the database is damaged below the records."""
     records: int = 0
     chunks_opened: int = 0
 
@@ -148,7 +150,7 @@ def read_out(volume: Volume, snapshot: Snapshot, *, open_chunks: bool, progress:
         for key, _ in reading.rows(records.MEMBERS, records.decode_mark)
     }
     out.undecided = {ContentId(key) for key, _ in reading.rows(records.UNDECIDED, records.decode_mark)}
-    out.bands = dict(snapshot.scan(records.BANDS.name))
+    out.bands = dict(reading.scan(records.BANDS))
     out.records += len(out.bands)
     reading.chunks(open_them=open_chunks, progress=progress)
     return out
@@ -162,10 +164,22 @@ class _Reading:
         self._volume = volume
         self._snapshot = snapshot
 
+    def scan(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the stored rows of a table, as far as they go, and note whether their keys ascend to its end."""
+        previous = b""
+        try:
+            for key, value in self._snapshot.scan(table.name):
+                if key <= previous:
+                    self.out.disordered.add(table.name)
+                previous = key
+                yield key, value
+        except IntegrityError:
+            self.out.disordered.add(table.name)
+
     def rows(self, table: Table, decode: Callable[[bytes], _T]) -> Iterator[tuple[bytes, _T]]:
         """Yield the records that open; note the others."""
         keyring, length = self._volume.store.keyring, _KEY_BYTES.get(table)
-        for key, sealed in self._snapshot.scan(table.name):
+        for key, sealed in self.scan(table):
             self.out.records += 1
             try:
                 if length is not None and len(key) != length:
@@ -178,7 +192,7 @@ class _Reading:
 
     def chunks(self, *, open_them: bool, progress: Callable[[int, int], None]) -> None:
         out = self.out
-        for key, sealed in self._snapshot.scan(records.CHUNKS.name):
+        for key, sealed in self.scan(records.CHUNKS):
             chunk = ChunkId(key)
             out.records += 1
             out.chunk_bytes[chunk] = len(sealed)

@@ -31,7 +31,15 @@ BATCH_BYTES = 16 << 20
 
 
 def plan(volume: Volume, readout: Readout) -> Plan:
-    """Work out what brings the volume into order; changes nothing."""
+    """Work out what brings the volume into order; changes nothing.
+
+    Raises:
+        IntegrityError: the database itself is out of order, so that a record may stand where nobody finds it. What can
+            be read should be copied out of a mount.
+    """
+    if readout.disordered:
+        tables = ", ".join(sorted(readout.disordered))
+        raise IntegrityError(f"the database is damaged below its records ({tables}); copy out what can still be read")
     config = _config(readout)
     mending = _begin(readout, volume, config)
     if not readout.is_new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import shutil
 import stat
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from dedupfs.storage.check import check
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.readout import layout_of
 from dedupfs.storage.records import Table, number_key
+from dedupfs.storage.volume import open_volume, unlock
 from tests.filesystem.core import Core, rendition_of, sketch
-from tests.volumes import make_volume, opened_volume
+from tests.volumes import PASSPHRASE, make_volume, opened_volume
 
 PHOTO = sketch(5, 200)
 SMALL = sketch(5, 100)
@@ -43,6 +45,8 @@ class Damaged:
             _, handle = core.filesystem.create(parent, name, 0o644, 1, 2)
             core.files.write(handle, 0, name)
             core.files.release(handle)
+        for name in (b"user.a", b"user.b"):
+            core.filesystem.set_xattr(self.folder, name, b"value")
         core.filesystem.settle()
         assert core.is_rendition(b"small")
         photo = core.volume.metadata.inode(core.filesystem.lookup(ROOT, b"photo")).content
@@ -309,3 +313,113 @@ def remove_all(core: Core, directory: InodeNo) -> None:
             core.filesystem.remove_directory(directory, entry.name)
         else:
             core.filesystem.unlink(directory, entry.name)
+
+
+# Every table, every kind of damage
+
+Rows = dict[bytes, bytes]
+
+
+def _swapped(rows: Rows, chance: random.Random) -> Rows:
+    one, other = chance.sample(sorted(rows), 2)
+    return {one: rows[other], other: rows[one]}
+
+
+def _flipped_anywhere(rows: Rows, chance: random.Random) -> Rows:
+    key = chance.choice(sorted(rows))
+    value = bytearray(rows[key])
+    value[chance.randrange(len(value))] ^= 1 << chance.randrange(8)
+    return {key: bytes(value)}
+
+
+def _under_another_key(rows: Rows, chance: random.Random) -> Rows:
+    key = chance.choice(sorted(rows))
+    other = bytearray(key)
+    other[chance.randrange(len(other))] ^= 1 << chance.randrange(8)
+    return {bytes(other): rows[key]}
+
+
+KINDS: dict[str, Callable[[Rows, random.Random], dict[bytes, bytes | None]]] = {
+    "flipped": lambda rows, chance: {**_flipped_anywhere(rows, chance)},
+    "swapped": lambda rows, chance: {**_swapped(rows, chance)},
+    "gone": lambda rows, chance: {chance.choice(sorted(rows)): None},
+    "twice": lambda rows, chance: {**_under_another_key(rows, chance)},
+    "garbage": lambda rows, chance: {chance.choice(sorted(rows)): chance.randbytes(100)},
+    "empty": lambda rows, chance: {chance.choice(sorted(rows)): b""},
+}
+FILLED = [table for table in records.TABLES if table not in (records.ORPHANS, records.UNFINISHED, records.UNDECIDED)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("table", FILLED, ids=[table.name for table in FILLED])
+def test_no_damage_makes_wrong_bytes(damaged: Damaged, table: Table, kind: str) -> None:
+    """Right bytes or an error; `check` notices; what could be read before a repair reads the same after it."""
+    expected = read_all(damaged)
+    assert ERROR not in expected.values()
+    seed = f"{table.name} {kind}"
+    volume = opened_volume(damaged.directory)
+    with volume.store.engine.snapshot() as snapshot:
+        rows = dict(snapshot.scan(table.name))
+    changes = KINDS[kind](rows, random.Random(seed))
+    volume.store.engine.apply([(table.name, key, value) for key, value in changes.items()])
+    volume.close()
+    untouched = Path(shutil.copytree(damaged.directory, damaged.directory.with_name("untouched")))
+    try:
+        served = read_all(damaged)
+    except IntegrityError:
+        assert table is records.VOLUME and b"config" in changes, "it is all that a mount cannot do without"
+        served = {}
+    assert {path: data for path, data in served.items() if data != ERROR}.items() <= expected.items()
+    damaged.directory = untouched
+    noticed, left = repaired(untouched)
+    assert noticed or (table, kind) == (records.XATTRS, "gone"), "nothing else tells that an attribute was there"
+    assert left == []
+    after = read_all(damaged)
+    readable = {path: data for path, data in after.items() if data != ERROR}
+    assert set(readable.values()) <= set(expected.values())
+    assert {path: data for path, data in served.items() if data != ERROR}.items() <= readable.items()
+    if table not in (records.CHUNKS, records.CONTENTS):
+        assert set(readable.values()) == set(expected.values()), "its bytes are all there, under whatever name"
+
+
+ERROR = b"an error"
+
+
+def read_all(damaged: Damaged) -> dict[bytes, bytes]:
+    """Return what every file reads as, by its path."""
+    core = Core(damaged.directory)
+    found: dict[bytes, bytes] = {}
+    waiting = [(b"", ROOT)]
+    while waiting:
+        path, directory = waiting.pop()
+        for entry in core.filesystem.list_directory(directory)[2:]:
+            below = path + b"/" + entry.name
+            if stat.S_ISDIR(entry.type_bits):
+                waiting.append((below, entry.inode))
+            else:
+                found[below] = _read(core, entry.inode)
+    core.filesystem.close()
+    return found
+
+
+def _read(core: Core, number: InodeNo) -> bytes:
+    try:
+        handle = core.files.open(number, readable=True, writable=False)
+    except (IntegrityError, EntryNotFoundError):
+        return ERROR
+    try:
+        return core.files.read(handle, 0, 1 << 30)
+    except IntegrityError:
+        return ERROR
+    finally:
+        core.files.release(handle)
+
+
+def repaired(directory: Path) -> tuple[list[str], list[str]]:
+    """Repair a volume; return what was wrong before, and what is still wrong that should not be."""
+    volume = open_volume(directory, unlock(directory, PASSPHRASE), whatever_state=True)
+    report = check(volume, data=True)
+    repair.apply(volume, repair.plan(volume, report.readout))
+    after = check(volume, data=True)
+    volume.close()
+    return [each.text for each in report.problems], [each.text for each in after.problems if each.mendable]
