@@ -30,9 +30,10 @@ from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import InodeNo, Policy
 from dedupfs.storage import repair
-from dedupfs.storage.check import Report, check
+from dedupfs.storage.check import check
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Config
+from dedupfs.storage.report import Report
 from dedupfs.storage.volume import Volume, create_volume, open_volume, unlock
 
 _PASSPHRASE = b"specimen"

@@ -14,8 +14,9 @@ from dedupfs.errors import UsageError
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.storage import repair
-from dedupfs.storage.check import Report, check
+from dedupfs.storage.check import check
 from dedupfs.storage.mending import Plan
+from dedupfs.storage.report import Report
 from dedupfs.storage.volume import Volume
 
 _DESCRIPTION = """\

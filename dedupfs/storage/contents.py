@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +22,7 @@ from dedupfs.model import ChunkId, ClusterId, ContentId
 from dedupfs.storage import records
 from dedupfs.storage.chunks import CHUNK_BYTES, UNKNOWN_USERS, Chunks, PreparedChunk
 from dedupfs.storage.clusters import Clusters
+from dedupfs.storage.plaintext_cache import PlaintextCache
 from dedupfs.storage.records import ContentRefs, ContentState, Exact, Extent, Layout, Rendition
 from dedupfs.storage.store import Store, Transaction
 
@@ -51,7 +51,7 @@ class Contents:
         self._store = store
         self._chunks = chunks
         self._clusters = clusters
-        self._cache = _PlaintextCache(_CACHED_PLAINTEXT_BYTES)
+        self._cache = PlaintextCache(_CACHED_PLAINTEXT_BYTES)
 
     # Reading
 
@@ -396,28 +396,3 @@ def _tally(transaction: Transaction, content: Content, refs: ContentRefs, sign: 
         refs = ContentRefs(refs.inodes - UNKNOWN_USERS, refs.renditions)
     for name, amount in contributions(content, refs).items():
         transaction.count(name, sign * amount)
-
-
-class _PlaintextCache:
-    """The plaintexts used last, up to a number of bytes; never on disk."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._size_bytes = 0
-        self._held: OrderedDict[ChunkId, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, chunk: ChunkId) -> bytes | None:
-        with self._lock:
-            found = self._held.get(chunk)
-            if found is not None:
-                self._held.move_to_end(chunk)
-            return found
-
-    def put(self, chunk: ChunkId, plaintext: bytes) -> None:
-        with self._lock:
-            if chunk not in self._held:
-                self._held[chunk] = plaintext
-                self._size_bytes += len(plaintext)
-            while self._size_bytes > self._limit_bytes:
-                self._size_bytes -= len(self._held.popitem(last=False)[1])

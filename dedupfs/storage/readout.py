@@ -108,7 +108,7 @@ class Readout:
     """Bytes of the chunks that were opened."""
     damaged: list[DamagedRecord] = field(default_factory=list)
     disordered: set[str] = field(default_factory=set)
-    """Tables whose keys do not ascend to the end: the structure of the database is damaged below the records."""
+    """Tables in which records are not found where they stand: the database is damaged below the records."""
     records: int = 0
     chunks_opened: int = 0
 
@@ -165,11 +165,14 @@ class _Reading:
         self._snapshot = snapshot
 
     def scan(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the stored rows of a table, as far as they go, and note whether their keys ascend to its end."""
+        """Yield the stored rows of a table, as far as they go, and note whether each is found by its key.
+
+        Keys must ascend to the end, and a look-up by key must lead to the same place as going through all.
+        """
         previous = b""
         try:
             for key, value in self._snapshot.scan(table.name):
-                if key <= previous:
+                if key <= previous or self._snapshot.get(table.name, key) != value:
                     self.out.disordered.add(table.name)
                 previous = key
                 yield key, value

@@ -67,6 +67,7 @@ def apply(volume: Volume, planned: Plan, progress: Callable[[int, int], None] = 
         volume.store.commit()
         done += len(batch)
         progress(done, len(planned.writes))
+    volume.store.reread_counters()
 
 
 def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:

@@ -64,8 +64,9 @@ class Store:
         self._closing = False
         self._failure: StoreError | None = None
         self._waiting_limit_bytes = 0
-        self._counters = self._read_counters()
+        self._counters: dict[str, int] = {}
         self._has_counted = False
+        self.reread_counters()
         self._committer: threading.Thread | None = None
         if not read_only:
             self._committer = threading.Thread(target=self._commit_now_and_then, name="committer", daemon=True)
@@ -172,6 +173,16 @@ class Store:
             for notice in transaction.notices:
                 notice()
 
+    def reread_counters(self) -> None:
+        """Take the running totals from their record; nobody is kept from his files because they are damaged."""
+        with self.lock:
+            try:
+                stored = self.get(records.VOLUME, _COUNTERS_KEY)
+                self._counters = records.decode_counters(stored) if stored else {}
+            except IntegrityError as exc:
+                log.error("the totals of the volume are damaged; `dedupfs check --repair` counts them anew: %s", exc)
+                self._counters = {}
+
     def commit(self) -> None:
         """Return when everything that finished before the call is durable.
 
@@ -206,15 +217,6 @@ class Store:
             self.engine.close()
 
     # Inside
-
-    def _read_counters(self) -> dict[str, int]:
-        """Return the running totals; nobody is kept from his files because they are damaged."""
-        try:
-            stored = self.get(records.VOLUME, _COUNTERS_KEY)
-            return records.decode_counters(stored) if stored else {}
-        except IntegrityError as exc:
-            log.error("the totals of the volume are damaged until `dedupfs check --repair` counts them anew: %s", exc)
-            return {}
 
     def _batches(self) -> list[_Batch]:
         """Return what is not with the engine yet, latest first; under the lock."""

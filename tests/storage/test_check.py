@@ -8,9 +8,10 @@ import pytest
 
 from dedupfs.errors import IntegrityError
 from dedupfs.storage import records
-from dedupfs.storage.check import Problem, check
+from dedupfs.storage.check import check
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Rendition, Table, number_key
+from dedupfs.storage.report import Problem
 from dedupfs.storage.volume import Volume
 from tests.conftest import reopen
 from tests.storage.library import COPY, PICTURE, PLAIN, PLANTS, Library

@@ -6,9 +6,10 @@ import stat
 from dataclasses import replace
 
 from dedupfs.model import ClusterId, ContentId, Differences, Fingerprint, InodeNo
-from dedupfs.storage.check import Problem, check
+from dedupfs.storage.check import check
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import ContentState, Entry, Exact, Inode, Rendition
+from dedupfs.storage.report import Problem
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
