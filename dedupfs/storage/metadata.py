@@ -52,10 +52,9 @@ class Metadata:
             if stand_in is None or not stat.S_ISDIR(stand_in.mode):
                 raise
             return stand_in
-        if not self.entries(number):
+        found = self._stand_in(number) if self.entries(number) else None
+        if found is None:
             raise StaleInodeError(f"no inode {number}")
-        found = self._stand_in(number)
-        assert found is not None, "what holds entries is a directory"
         return found
 
     def inode_or_stand_in(self, number: InodeNo) -> Inode:
