@@ -206,6 +206,21 @@ class Files:
 
     # The last name, and the last close
 
+    def hold(self, number: InodeNo) -> bool:
+        """Keep an inode from going with its last name until `let_loose`; return False for a directory."""
+        with self._store.lock:
+            inode = self._metadata.inode(number)
+            if self._store.read_only or stat.S_ISDIR(inode.mode):
+                return False
+            self._acquire(number, inode)
+            return True
+
+    def let_loose(self, number: InodeNo) -> None:
+        """Undo one `hold`."""
+        with self._store.lock:
+            file = self._files[number]
+        self._let_close(file)
+
     def let_go(self, lost: Lost) -> None:
         """Remove an inode that has lost its last name, or note that it must go with its last handle."""
         with self._store.transaction() as transaction:

@@ -143,13 +143,10 @@ class FileSystem:
         with self._store.transaction() as transaction:
             self._names.link(transaction, number, parent, name)
 
-    def unlink(self, parent: InodeNo, name: bytes) -> Attributes | None:
-        """Take a name off anything but a directory; the inode goes with its last name and handle.
-
-        Returns the last attributes of an inode that has no name left.
-        """
+    def unlink(self, parent: InodeNo, name: bytes) -> None:
+        """Take a name off anything but a directory; the inode goes with its last name and handle."""
         with self._store.transaction() as transaction:
-            return self._let_go(transaction, self._names.unlink(transaction, parent, name))
+            self._let_go(transaction, self._names.unlink(transaction, parent, name))
 
     def remove_directory(self, parent: InodeNo, name: bytes) -> Attributes | None:
         """Remove an empty directory and return its last attributes."""

@@ -69,13 +69,14 @@ def serve(
         raise
     if not read_only:
         ending.note_begin(directory)
+    operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
     try:
-        operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
         Session(Requests(operations), os.fsencode(mountpoint), _mount_options(read_only, options)).serve()
     finally:
         # A second Ctrl-C must not end this while files are in memory only.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        operations.forget_all()
         filesystem.close()
         if not read_only:
             ending.note_good_end(directory)

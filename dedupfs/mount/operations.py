@@ -1,8 +1,9 @@
 """The operations of a mount: what the kernel asks, in plain values, answered by FileSystem.
 
 Knows nothing of libfuse: `requests` decodes what comes from there, calls a method here, and sends its result or the
-errno of its exception. Called from several threads at once; the state here is the listings of open directories, and the
-last attributes of inodes that are gone while the kernel still knows them.
+errno of its exception. Called from several threads at once; the state here is the listings of open directories, and
+inodes that have lost their last name while the kernel still knows them: somebody may be on the way from the name to the
+inode. Files stay until it forgets them, of directories the last attributes do.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from dedupfs.errors import EntryNotFoundError, NoAttributeError, NotPermittedError, NotSupportedError, StaleInodeError
+from dedupfs.errors import (
+    DedupfsError,
+    EntryNotFoundError,
+    NoAttributeError,
+    NotPermittedError,
+    NotSupportedError,
+    StaleInodeError,
+)
 from dedupfs.filesystem.filesystem import FileSystem, Space
 from dedupfs.filesystem.inodes import Attributes
 from dedupfs.model import InodeNo
@@ -59,6 +68,7 @@ class Operations:
         self._listings: dict[int, list[Entry]] = {}
         self._next_listing = 1
         self._gone: dict[InodeNo, Attributes] = {}
+        self._held: set[InodeNo] = set()
         self._lock = threading.Lock()
 
     def init(self) -> None:
@@ -78,9 +88,18 @@ class Operations:
 
     def forget(self, number: InodeNo) -> None:
         """The kernel drops an inode."""
-        if self._gone:
+        if self._gone or self._held:
             with self._lock:
                 self._gone.pop(number, None)
+                was_held = number in self._held
+                self._held.discard(number)
+            if was_held:
+                self._files.let_loose(number)
+
+    def forget_all(self) -> None:
+        """The kernel is gone."""
+        for number in list(self._held):
+            self.forget(number)
 
     def mkdir(self, parent: InodeNo, name: bytes, mode: int, caller: Caller) -> Attributes:
         """Make a directory."""
@@ -105,7 +124,8 @@ class Operations:
 
     def unlink(self, parent: InodeNo, name: bytes) -> None:
         """Take a name off anything but a directory."""
-        self._remember(self._filesystem.unlink(parent, name))
+        with self._holding(parent, name):
+            self._filesystem.unlink(parent, name)
 
     def rmdir(self, parent: InodeNo, name: bytes) -> None:
         """Remove an empty directory."""
@@ -113,11 +133,12 @@ class Operations:
 
     def rename(self, parent: InodeNo, name: bytes, new_parent: InodeNo, new_name: bytes) -> None:
         """Move an entry, replacing a target."""
-        self._remember(self._filesystem.rename(parent, name, new_parent, new_name))
+        with self._holding(new_parent, new_name):
+            self._remember(self._filesystem.rename(parent, name, new_parent, new_name))
 
     def opendir(self, number: InodeNo) -> int:
         """Open a directory and return the handle."""
-        listing = self._filesystem.list_directory(number)
+        listing = [] if number in self._gone else self._filesystem.list_directory(number)
         with self._lock:
             handle = self._next_listing
             self._next_listing += 1
@@ -241,9 +262,27 @@ class Operations:
 
     # Inside
 
+    @contextmanager
+    def _holding(self, parent: InodeNo, name: bytes) -> Iterator[None]:
+        """Keep the file that is about to lose this name until the kernel forgets it, if that is its last one."""
+        try:
+            number = self._filesystem.lookup(parent, name)
+            held = self._files.hold(number)
+        except DedupfsError:
+            # There is nothing to be held; what follows says why, where that matters.
+            held = False
+        try:
+            yield
+        finally:
+            if held:
+                with self._lock:
+                    self._held.add(number)
+                if self._filesystem.attributes(number).nlink:
+                    self.forget(number)
+
     def _remember(self, gone: Attributes | None) -> None:
-        """Keep the last attributes of an inode until the kernel forgets it: it may be a working directory."""
-        if gone is not None:
+        """Keep the last attributes of a directory until the kernel forgets it: somebody may work in it."""
+        if gone is not None and stat.S_ISDIR(gone.mode):
             with self._lock:
                 self._gone[gone.inode] = replace(gone, nlink=0)
 

@@ -201,6 +201,7 @@ class Recording:
     def __init__(self) -> None:
         self.files = self
         self.calls: list[tuple[object, ...]] = []
+        self.nlink = 3
 
     def lookup(self, parent: int, name: bytes) -> InodeNo:
         if (parent, name) != (1, "ä".encode()):
@@ -210,10 +211,18 @@ class Recording:
     def attributes(self, number: int) -> Attributes:
         if number != 7:
             raise errors.StaleInodeError("gone")
-        return Attributes(InodeNo(number), 0o100644, 1, 2, 9, 3, 5000, 16, 10, 11, 12_000_000_013)
+        return Attributes(InodeNo(number), 0o100644, 1, 2, 9, self.nlink, 5000, 16, 10, 11, 12_000_000_013)
 
-    def unlink(self, parent: int, name: bytes) -> Attributes:
-        return Attributes(InodeNo(8), 0o100644, 1, 2, 0, 1, 77, 1, 1, 1, 1)
+    def hold(self, number: int) -> bool:
+        self.calls.append(("hold", number))
+        return True
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        self.calls.append(("unlink", name))
+        self.nlink -= 1
+
+    def remove_directory(self, parent: int, name: bytes) -> Attributes:
+        return Attributes(InodeNo(8), 0o040755, 1, 2, 0, 2, 77, 1, 1, 1, 1)
 
     def get_xattr(self, number: int, name: bytes) -> bytes:
         return b"value"
@@ -247,9 +256,39 @@ def test_the_kernel_may_remember_that_a_name_leads_nowhere(replies: Replies) -> 
     assert entry.entry_timeout > 1000
 
 
-def test_the_last_attributes_of_a_removed_inode_are_told_until_the_kernel_forgets_it(replies: Replies) -> None:
+@pytest.mark.usefixtures("replies")
+def test_a_file_that_loses_its_last_name_stays_until_the_kernel_forgets_it() -> None:
+    filesystem = Recording()
+    filesystem.nlink = 1
+    asked = requests(filesystem)
+    asked.unlink(REQUEST, 1, "ä".encode())
+    assert filesystem.calls == [("hold", 7), ("unlink", "ä".encode())]
+    asked.forget(REQUEST, 9, 1)
+    asked.forget(REQUEST, 7, 1)
+    asked.forget(REQUEST, 7, 1)
+    assert filesystem.calls[2:] == [("let_loose", 7)]
+
+
+@pytest.mark.usefixtures("replies")
+def test_a_file_that_keeps_a_name_is_let_loose_at_once() -> None:
+    filesystem = Recording()
+    requests(filesystem).unlink(REQUEST, 1, "ä".encode())
+    assert filesystem.calls == [("hold", 7), ("unlink", "ä".encode()), ("let_loose", 7)]
+
+
+@pytest.mark.usefixtures("replies")
+def test_what_the_kernel_did_not_forget_is_let_loose_at_the_end() -> None:
+    filesystem = Recording()
+    filesystem.nlink = 1
+    operations = Operations(filesystem, b"/volume", lambda: None)  # type: ignore[arg-type]
+    operations.unlink(InodeNo(1), "ä".encode())
+    operations.forget_all()
+    assert filesystem.calls[2:] == [("let_loose", 7)]
+
+
+def test_the_last_attributes_of_a_directory_are_told_until_the_kernel_forgets_it(replies: Replies) -> None:
     asked = requests(Recording())
-    asked.unlink(REQUEST, 1, b"name")
+    asked.rmdir(REQUEST, 1, b"name")
     asked.getattr(REQUEST, 8, None)
     asked.forget(REQUEST, 8, 1)
     asked.getattr(REQUEST, 8, None)
