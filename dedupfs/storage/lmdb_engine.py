@@ -95,6 +95,8 @@ class LmdbEngine:
                 # Readers that died without leaving would pin old pages for good.
                 self._env.reader_check()
                 self._check_length()
+                if not read_only:
+                    self._check_lock_file()
                 self._tables = {name: self._env.open_db(name.encode(), create=create) for name in tables}
             except BaseException:
                 self._env.close()
@@ -240,6 +242,15 @@ class LmdbEngine:
         needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if os.stat(self._directory / DATA_FILE).st_size + _UNWRITTEN_BYTES < needed:
             raise IntegrityError(f"{self._directory / DATA_FILE} is damaged: its end is missing")
+
+    def _check_lock_file(self) -> None:
+        """Refuse to write where readers hold the lock file of another database: LMDB takes the number of the last
+        transaction from there, and what is committed under too low a number is lost with the next crash."""
+        with self._env.begin(write=True) as transaction:
+            numbers = transaction.id(), self._env.info()["last_txnid"] + 1
+            transaction.abort()
+        if numbers[0] != numbers[1]:
+            raise StoreError(f"{self._directory / DATA_FILE} was replaced while it was in use; end what still reads it")
 
     def _grow(self) -> None:
         with self._gate.alone(), _translated("grow"):

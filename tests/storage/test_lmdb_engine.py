@@ -261,3 +261,30 @@ def test_a_medium_that_cannot_be_written_can_be_read(tiny_disk: Path) -> None:
     with reader.snapshot() as snapshot:
         assert snapshot.get("one", b"key") == b"value"
     reader.close()
+
+
+def test_nothing_is_written_under_the_lock_file_of_another_database(tmp_path: Path) -> None:
+    """Somebody puts a backup back while a reader has the volume open: LMDB would go by the reader's lock file."""
+    first = opened(tmp_path, create=True)
+    first.apply([("one", b"key", b"backup")])
+    first.close()
+    backup = (tmp_path / DATA_FILE).read_bytes()
+    for number in range(3):
+        later = opened(tmp_path)
+        later.apply([("one", b"key", b"%d" % number)])
+        later.close()
+    program = (
+        "import sys; from pathlib import Path; from dedupfs.storage.lmdb_engine import LmdbEngine\n"
+        "engine = LmdbEngine(Path(sys.argv[1]), ('one', 'two'), read_only=True); print('open', flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == "open\n"
+        (tmp_path / "put back").write_bytes(backup)
+        (tmp_path / "put back").rename(tmp_path / DATA_FILE)
+        with pytest.raises(StoreError, match="replaced while it was in use"):
+            opened(tmp_path)
+        reader.communicate("\n", timeout=30)
+    engine = opened(tmp_path)
+    assert content(engine) == {b"key": b"backup"}
+    engine.close()
