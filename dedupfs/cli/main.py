@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dedupfs import __version__
-from dedupfs.cli import check, clusters, header, init, key, mount, stats, umount, why
+from dedupfs.cli import check, clusters, compact, header, init, key, mount, stats, umount, why
 from dedupfs.cli.exitcodes import FAILED, exit_code_of
 from dedupfs.errors import DedupfsError
 
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dedupfs {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (init, mount, umount, stats, why, clusters, check, key, header):
+    for command in (init, mount, umount, stats, why, clusters, check, compact, key, header):
         command.add_parser(commands)
     return parser
 

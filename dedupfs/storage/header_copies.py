@@ -159,7 +159,9 @@ def _locked(directory: Path, deadline: float) -> int:
         except BlockingIOError as exc:
             os.close(descriptor)
             if time.monotonic() > deadline:
-                raise StoreLockedError(f"another command is changing the keys of {directory}") from exc
+                raise StoreLockedError(
+                    f"another command is changing the keys of {directory}, or compacting it"
+                ) from exc
             time.sleep(0.05)
         except BaseException as exc:
             os.close(descriptor)

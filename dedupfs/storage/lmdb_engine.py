@@ -27,6 +27,7 @@ from dedupfs.storage.engine import Change
 log = logging.getLogger(__name__)
 
 DATA_FILE = "data.mdb"
+LOCK_FILE = "lock.mdb"
 INITIAL_MAP_BYTES = 1 << 36
 """Address space reserved at first: it costs nothing until it is used, and 64 GiB hold a large photo library."""
 _MAX_READERS = 254
@@ -35,6 +36,7 @@ RESIDENT_BYTES = 64 << 20
 taken away at any time, but count as this process's memory until then: reading 5 GB back showed as 5 GB resident."""
 _MADV_DONTNEED = 4
 _STAMP_KEY = b"\0stamp"
+_META_PAGES = 2
 _COMMIT_OVERHEAD_BYTES = 1 << 20
 """Generous allowance for the branch pages that one commit copies."""
 _RESERVE_SHARE = 50
@@ -80,17 +82,7 @@ class LmdbEngine:
         while map_bytes < size:
             map_bytes *= 2
         with _translated("open"):
-            self._env = lmdb.open(
-                str(directory),
-                map_size=map_bytes,
-                max_dbs=len(tables),
-                max_readers=_MAX_READERS,
-                readonly=read_only,
-                create=create,
-                mode=0o600,
-                # Readers leave a mark for the writer in the lock file; a medium that cannot be written has no writer.
-                lock=not read_only or os.access(directory, os.W_OK),
-            )
+            self._env = self._open(map_bytes, len(tables), create=create)
             try:
                 # Readers that died without leaving would pin old pages for good.
                 self._env.reader_check()
@@ -103,6 +95,34 @@ class LmdbEngine:
                 raise
         if not read_only:
             self._reserve()
+
+    def _open(self, map_bytes: int, tables: int, *, create: bool) -> lmdb.Environment:
+        while True:
+            before = self._files()
+            env = lmdb.open(
+                str(self._directory),
+                map_size=map_bytes,
+                max_dbs=tables,
+                max_readers=_MAX_READERS,
+                readonly=self._read_only,
+                create=create,
+                mode=0o600,
+                # Readers leave a mark for the writer in the lock file; a medium that cannot be written has no writer.
+                lock=not self._read_only or os.access(self._directory, os.W_OK),
+            )
+            # A compaction may have put another pair of files here while LMDB opened one after the other, and one of
+            # each pair must never work together.
+            if before is None or self._files() == before:
+                return env
+            env.close()
+
+    def _files(self) -> tuple[tuple[int, int], ...] | None:
+        """Return which files the names stand for; None where one is missing."""
+        try:
+            found = [os.stat(self._directory / name) for name in (DATA_FILE, LOCK_FILE)]
+        except FileNotFoundError:
+            return None
+        return tuple((info.st_dev, info.st_ino) for info in found)
 
     @contextmanager
     def snapshot(self) -> Iterator[_LmdbSnapshot]:
@@ -198,12 +218,34 @@ class LmdbEngine:
 
     def free_bytes(self) -> int:
         """See Engine. What the disk offers this user, and the pages that LMDB will use again."""
+        page_bytes, pages, used = self._pages()
+        return self._disk_room_bytes() + max(0, pages - used) * page_bytes
+
+    def live_bytes(self) -> int:
+        """Return the length of a compacted copy, to within some pages."""
+        page_bytes, pages, used = self._pages()
+        return min(pages, used + _META_PAGES) * page_bytes
+
+    def write_compacted(self, descriptor: int) -> None:
+        """Write a copy without free pages, as of the last commit, to a file or a pipe.
+
+        Pages are copied as they are, so in a damaged database this can end the process; see `compact`.
+        Raises IntegrityError, StoreError.
+        """
+        with self._gate.shared(), _translated("copy"):
+            self._env.copyfd(descriptor, compact=True)
+
+    def _pages(self) -> tuple[int, int, int]:
+        """Return the size of a page, how many the file has, and how many of them hold something."""
         with self._reading() as transaction, _translated("read"):
             pages = self._env.info()["last_pgno"] + 1
             page_bytes = self._env.stat()["psize"]
             stats = [self._env.stat(), *(transaction.stat(table) for table in self._tables.values())]
-        used = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-        return self._disk_room_bytes() + max(0, pages - used) * page_bytes
+        return (
+            page_bytes,
+            pages,
+            sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats),
+        )
 
     def total_bytes(self) -> int:
         """See Engine."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from dedupfs.crypto import keys
 from dedupfs.crypto.keys import Keyring, ScryptCost
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreLockedError, StoreNotFoundError, UsageError
 from dedupfs.model import Policy
+from dedupfs.storage import compact, header_copies, records
 from dedupfs.storage import header as headers
-from dedupfs.storage import header_copies, records
 from dedupfs.storage.chunks import Chunks
 from dedupfs.storage.clusters import Clusters
+from dedupfs.storage.compact import Compacted, Disk
 from dedupfs.storage.contents import Contents
 from dedupfs.storage.lmdb_engine import INITIAL_MAP_BYTES, LmdbEngine
 from dedupfs.storage.metadata import Metadata
@@ -129,6 +131,8 @@ def open_volume(
     """
     descriptor = None if read_only else lock_directory(directory)
     try:
+        if not read_only:
+            _remove_leftovers(directory)
         engine = LmdbEngine(
             directory,
             [table.name for table in records.TABLES],
@@ -164,6 +168,45 @@ def _read_config(store: Store, *, whatever_state: bool) -> Config:
         if whatever_state:
             return Config(Policy.OFF, "")
         raise IntegrityError(f"{exc}; `dedupfs check --repair` makes a new one") from exc
+
+
+def compact_volume(
+    directory: Path,
+    volume_key: bytes,
+    examine: Callable[[Volume], None],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    disk: Disk | None = None,
+) -> Compacted:
+    """Give the free pages of the database back to the disk.
+
+    Args:
+        examine: gets the volume, open for reading, before anything is done; what it raises stops everything.
+        progress: called with bytes done and their total.
+        disk: what is done to the disk goes through it.
+    Raises:
+        StoreLockedError: somebody writes to the volume, or changes its keys.
+        What `compact.compact` and `open_volume` raise.
+    """
+    descriptor = lock_directory(directory)
+    try:
+        volume = open_volume(directory, volume_key, read_only=True)
+        try:
+            examine(volume)
+        finally:
+            volume.close()
+        with header_copies.lock_keys(directory):
+            tables = [table.name for table in records.TABLES]
+            return compact.compact(directory, tables, progress=progress, disk=disk or Disk())
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    try:
+        compact.remove_leftovers(directory, Disk())
+    except OSError as exc:
+        log.warning("what a compaction has left in %s cannot be removed: %s", directory, exc.strerror)
 
 
 def lock_directory(directory: Path) -> int:
