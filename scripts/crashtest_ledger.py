@@ -13,8 +13,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from evaluate import CEILINGS
-from measure import compare_pictures
+from measure import CEILINGS, compare_pictures
 
 
 class Kind(enum.StrEnum):

@@ -19,7 +19,7 @@ from typing import Any
 
 from evaluate_result import Result, mark, report
 from labels import Judgement, Label, Labels
-from measure import Comparison, compare_pictures
+from measure import CEILINGS, Comparison, compare_pictures
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from throwaway import CommandError, ThrowawayVolume, copy, throwaway_volume
@@ -29,10 +29,6 @@ ORDERS = "as-is, variants-first, shuffled:SEED, or all: one of each"
 
 # Far more arguments would not fit on a command line.
 FILES_PER_COPY = 200
-
-# No rendition may be further from what was written, whatever dedupfs measured itself. The limits of the verification
-# grow with the coarseness of a picture's own quantization and are mostly lower; these catch one that went wrong.
-CEILINGS = Comparison(fine_luma=14, fine_chroma=12, coarse_luma=3, coarse_chroma=3, alpha=0, psnr_db=25)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ class Comparison:
     psnr_db: float
 
 
+# No rendition may be further from what was written, whatever dedupfs measured itself. The limits of the verification
+# grow with the coarseness of a picture's own quantization and are mostly lower; these catch one that went wrong.
+CEILINGS = Comparison(fine_luma=14, fine_chroma=12, coarse_luma=3, coarse_chroma=3, alpha=0, psnr_db=25)
+
+
 def compare_pictures(written: Path | IO[bytes], read: Path | IO[bytes]) -> tuple[Comparison | None, list[str]]:
     """Return the differences in pixels (None if these cannot be compared) and everything else that differs."""
     with Image.open(written) as before, Image.open(read) as after:
