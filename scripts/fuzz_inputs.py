@@ -89,7 +89,7 @@ def _set_edges(chance: random.Random, data: bytearray, other: bytes) -> bytearra
 
 
 def _cut(chance: random.Random, data: bytearray, other: bytes) -> bytearray:
-    return data[: chance.randrange(1, len(data))]
+    return data[: chance.randrange(len(data) + 1)]
 
 
 def _remove(chance: random.Random, data: bytearray, other: bytes) -> bytearray:
@@ -169,7 +169,7 @@ def inputs(seeds: list[bytes], count: int, seed: int) -> Iterator[tuple[bytes, b
         original = chance.choice(seeds)
         data = bytearray(original)
         for _ in range(chance.choice((1, 1, 2, 3))):
-            if data:
+            if len(data) > 1:
                 data = chance.choice(MUTATIONS)(chance, data, chance.choice(seeds))
         yield original, bytes(data)
 
