@@ -60,6 +60,8 @@ def serve(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _tame_allocator()
     volume = open_volume(directory, volume_key, read_only=read_only)
+    # A damaged one is served for reading whatever was asked.
+    read_only = volume.store.read_only
     renderer = Renderer(volume.contents, WorkerPool(_RENDER_WORKERS))
     pipeline = Pipeline(volume, WorkerPool(_ingest_workers()), renderer)
     try:

@@ -16,7 +16,11 @@ Change = tuple[str, bytes, bytes | None]
 
 
 class Snapshot(Protocol):
-    """The tables as they were at one moment."""
+    """The tables as they were at one moment.
+
+    A value that the medium does not give back is empty, for whoever opens it to find damaged; where it cannot even be
+    told which keys there are, IntegrityError is raised.
+    """
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value, or None."""

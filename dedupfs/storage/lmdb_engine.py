@@ -3,9 +3,14 @@
 LMDB runs in its safe mode: a commit is one fsync of data and one of the new root, and a crash at any point leaves the
 previous root in force. There is no writemap, so a full disk is an error code and not a signal.
 
+Damage: LMDB believes its pages, and a flipped bit in one can end the process. So it is shown none that has not been
+checked (`lmdb_guard`): until then, and for good where a page is damaged, tables are read by `lmdb_walk`, which believes
+nothing, and nothing is written. Pages that this or another process has written since count as checked. Values in pages
+of their own are read with `pread` and not through the map, where a bad sector would be a signal.
+
 Threads: snapshots may be taken anywhere and at once; `apply` is serialised by LMDB's own writer lock and runs its whole
 transaction on the calling thread, as LMDB demands. The map may only grow while this process has no transaction open:
-`_Gate` lets transactions in together and the growth in alone.
+`Gate` lets transactions in together and the growth in alone.
 """
 
 from __future__ import annotations
@@ -13,16 +18,28 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lmdb
+import numpy as np
 
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
-from dedupfs.storage.engine import Change
+from dedupfs.storage.engine import Change, Snapshot
+from dedupfs.storage.lmdb_check import Damage
+from dedupfs.storage.lmdb_gate import Gate
+from dedupfs.storage.lmdb_guard import Guard
+from dedupfs.storage.lmdb_pages import (
+    FIRST_DATA_PAGE,
+    PAGE_HEADER_BYTES,
+    PageError,
+    PageFile,
+    has_own_pages,
+    restore_overflow,
+)
+from dedupfs.storage.lmdb_walk import Walk, WalkSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +48,11 @@ LOCK_FILE = "lock.mdb"
 INITIAL_MAP_BYTES = 1 << 36
 """Address space reserved at first: it costs nothing until it is used, and 64 GiB hold a large photo library."""
 _MAX_READERS = 254
-RESIDENT_BYTES = 64 << 20
-"""How much may be read through the map before its pages are handed back to the page cache. They are shared and could be
-taken away at any time, but count as this process's memory until then: reading 5 GB back showed as 5 GB resident."""
-_MADV_DONTNEED = 4
 _STAMP_KEY = b"\0stamp"
-_META_PAGES = 2
+_SMALL_BYTES = 1500
+"""Every shorter value lies on a leaf page, whatever its key."""
+_WALK_ATTEMPTS = 100
+"""Between two steps of a reader another process may commit twice, but hardly for ever."""
 _COMMIT_OVERHEAD_BYTES = 1 << 20
 """Generous allowance for the branch pages that one commit copies."""
 _RESERVE_SHARE = 50
@@ -46,8 +62,6 @@ _RESERVE_MAX_BYTES = 4 << 20
 disk to the last byte, commits go on there: a deleted file gives nothing back before the commit after the next, and each
 takes 17 pages (measured with 400 files)."""
 _FALLOC_FL_KEEP_SIZE = 1
-_UNWRITTEN_BYTES = 1 << 20
-"""Generous allowance for pages at the end that LMDB took and gave back within one commit, and so never wrote."""
 
 
 class LmdbEngine:
@@ -64,78 +78,69 @@ class LmdbEngine:
     ) -> None:
         """Open, or create, the environment in an existing directory.
 
+        A damaged one is opened too if it can still be told where its tables are; see `damaged`.
+
         Raises:
             StoreError: it cannot be opened.
             IntegrityError: it is there and is not an LMDB environment with these tables.
         """
         self._directory = directory
+        self._names = list(tables)
         self._read_only = read_only
-        self._gate = _Gate()
-        self._read_bytes = 0
+        self._gate = Gate()
         self._reserved_to = 0
         self._data_path = os.path.realpath(directory / DATA_FILE)
+        self._env: lmdb.Environment | None = None
+        self._tables: dict[str, Any] = {}
+        self._map_start = 0
         data = directory / DATA_FILE
-        if not create and not data.is_file():
+        exists = data.is_file()
+        if not exists and not create:
             raise IntegrityError(f"{data} is missing")
-        size = data.stat().st_size if data.exists() else 0
-        map_bytes = initial_map_bytes
-        while map_bytes < size:
-            map_bytes *= 2
-        with _translated("open"):
-            self._env = self._open(map_bytes, len(tables), create=create)
+        try:
+            if not exists:
+                self._open_environment(initial_map_bytes, create=True)
+                self._open_tables(create=True)
+            self._pages = self._open_checked(initial_map_bytes)
             try:
-                # Readers that died without leaving would pin old pages for good.
-                self._env.reader_check()
-                self._check_length()
-                if not read_only:
-                    self._check_lock_file()
-                self._tables = {name: self._env.open_db(name.encode(), create=create) for name in tables}
+                self._start_check()
             except BaseException:
-                self._env.close()
+                self._pages.close()
                 raise
-        if not read_only:
+        except BaseException:
+            self._close_environment()
+            raise
+        if not read_only and self._guard.roots_sound:
             self._reserve()
 
-    def _open(self, map_bytes: int, tables: int, *, create: bool) -> lmdb.Environment:
-        while True:
-            before = self._files()
-            env = lmdb.open(
-                str(self._directory),
-                map_size=map_bytes,
-                max_dbs=tables,
-                max_readers=_MAX_READERS,
-                readonly=self._read_only,
-                create=create,
-                mode=0o600,
-                # Readers leave a mark for the writer in the lock file; a medium that cannot be written has no writer.
-                lock=not self._read_only or os.access(self._directory, os.W_OK),
-            )
-            # A compaction may have put another pair of files here while LMDB opened one after the other, and one of
-            # each pair must never work together.
-            if before is None or self._files() == before:
-                return env
-            env.close()
+    @property
+    def damaged(self) -> bool:
+        """Whether damage to the structure of the tables has been found, so that nothing can be written any more."""
+        return bool(self._guard.damage)
 
-    def _files(self) -> tuple[tuple[int, int], ...] | None:
-        """Return which files the names stand for; None where one is missing."""
-        try:
-            found = [os.stat(self._directory / name) for name in (DATA_FILE, LOCK_FILE)]
-        except FileNotFoundError:
-            return None
-        return tuple((info.st_dev, info.st_ino) for info in found)
+    def find_damage(self) -> list[Damage]:
+        """Check the structure of all tables, as of the last commit, and return what is wrong with it."""
+        with self._walking() as walk:
+            return self._guard.find_damage(walk)
 
     @contextmanager
-    def snapshot(self) -> Iterator[_LmdbSnapshot]:
+    def snapshot(self) -> Iterator[Snapshot]:
         """See Engine."""
-        with self._reading() as transaction:
-            yield _LmdbSnapshot(transaction, self._tables, self._note_read)
+        if self._guard.clean:
+            with self._reading() as transaction:
+                yield _LmdbSnapshot(transaction, self._tables, self._value)
+        else:
+            with self._walking() as walk:
+                yield WalkSnapshot(walk)
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
+        """A transaction of LMDB, which keeps the pages of one commit as they are, and nobody need read through it."""
+        assert self._env is not None
         with self._gate.shared():
             try:
                 with _translated("read"):
-                    transaction = self._env.begin()
+                    transaction = self._env.begin(buffers=True)
             except _MapResizedError:
                 transaction = None
             if transaction is not None:
@@ -145,15 +150,34 @@ class LmdbEngine:
         self._adopt_map_size()
         with self._gate.shared():
             with _translated("read"):
-                transaction = self._env.begin()
+                transaction = self._env.begin(buffers=True)
             with transaction:
                 yield transaction
+
+    @contextmanager
+    def _walking(self) -> Iterator[Walk]:
+        """A reader of the last commit that does without LMDB."""
+        if self._env is None:
+            walk = self._guard.walk(None)
+            assert walk is not None
+            yield walk
+            return
+        for _ in range(_WALK_ATTEMPTS):
+            with self._reading() as transaction:
+                walk = self._guard.walk(transaction.id())
+                if walk is not None:
+                    yield walk
+                    return
+        raise IntegrityError("the root of the database's last commit cannot be read")
 
     def apply(self, changes: Iterable[Change]) -> None:
         """See Engine."""
         if self._read_only:
             raise StoreReadOnlyError("the volume is open for reading only")
-        batch = list(changes)
+        self._guard.wait_until_clean()
+        # A value that is put twice in one transaction may keep more pages than it needs, which would look like damage.
+        latest = {(table, key): value for table, key, value in changes}
+        batch = [(table, key, value) for (table, key), value in latest.items()]
         try:
             self._apply(batch)
         except StoreFullError:
@@ -164,10 +188,18 @@ class LmdbEngine:
         self._reserve()
 
     def _apply(self, batch: Sequence[Change], *, stamp: bool = False) -> None:
+        assert self._env is not None
         while True:
             try:
-                with self._gate.shared(), _translated("write"), self._env.begin(write=True) as transaction:
+                with (
+                    self._gate.shared(),
+                    _translated("write"),
+                    self._env.begin(write=True, buffers=True) as transaction,
+                ):
                     for table, key, value in batch:
+                        replaced = transaction.get(key, db=self._tables[table])
+                        if replaced is not None and has_own_pages(len(key), len(replaced), self._pages.page_bytes):
+                            self._prepare_to_free(replaced)
                         if value is None:
                             transaction.delete(key, db=self._tables[table])
                         else:
@@ -218,34 +250,31 @@ class LmdbEngine:
 
     def free_bytes(self) -> int:
         """See Engine. What the disk offers this user, and the pages that LMDB will use again."""
-        page_bytes, pages, used = self._pages()
-        return self._disk_room_bytes() + max(0, pages - used) * page_bytes
+        end_page, used = self._page_counts()
+        return self._disk_room_bytes() + max(0, end_page - used) * self._pages.page_bytes
 
     def live_bytes(self) -> int:
         """Return the length of a compacted copy, to within some pages."""
-        page_bytes, pages, used = self._pages()
-        return min(pages, used + _META_PAGES) * page_bytes
+        end_page, used = self._page_counts()
+        return min(end_page, used + FIRST_DATA_PAGE) * self._pages.page_bytes
 
     def write_compacted(self, descriptor: int) -> None:
         """Write a copy without free pages, as of the last commit, to a file or a pipe.
 
-        Pages are copied as they are, so in a damaged database this can end the process; see `compact`.
+        Large values are copied through the map, where a bad sector can end the process; see `compact`.
         Raises IntegrityError, StoreError.
         """
+        if not self._guard.wait():
+            raise IntegrityError("the database is damaged and cannot be copied as a whole")
+        assert self._env is not None
         with self._gate.shared(), _translated("copy"):
             self._env.copyfd(descriptor, compact=True)
 
-    def _pages(self) -> tuple[int, int, int]:
-        """Return the size of a page, how many the file has, and how many of them hold something."""
-        with self._reading() as transaction, _translated("read"):
-            pages = self._env.info()["last_pgno"] + 1
-            page_bytes = self._env.stat()["psize"]
-            stats = [self._env.stat(), *(transaction.stat(table) for table in self._tables.values())]
-        return (
-            page_bytes,
-            pages,
-            sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats),
-        )
+    def _page_counts(self) -> tuple[int, int]:
+        """Return how many pages the file has, and how many of them hold something."""
+        with self._walking() as walk:
+            roots = [walk.meta.free, walk.meta.tables, *(walk.root(name) for name in self._names)]
+            return walk.meta.end_page, sum(root.pages for root in roots)
 
     def total_bytes(self) -> int:
         """See Engine."""
@@ -254,40 +283,136 @@ class LmdbEngine:
 
     def close(self) -> None:
         """See Engine."""
+        self._guard.stop()
         with self._gate.alone():
-            self._env.close()
+            self._close_environment()
+            self._pages.close()
 
-    def _note_read(self, size_bytes: int) -> None:
-        """Hand back the pages of the map now and then; an inexact count under several threads does no harm."""
-        self._read_bytes += size_bytes
-        if self._read_bytes < RESIDENT_BYTES:
-            return
-        self._read_bytes = 0
+    def _open_checked(self, initial_map_bytes: int) -> PageFile:
+        """Look at the file, and let LMDB open it where its roots are sound, unless it has done so already."""
+        data = self._directory / DATA_FILE
+        while True:
+            pages = PageFile(data)
+            try:
+                self._guard = Guard(pages)
+                if self._guard.roots_sound and self._env is None:
+                    self._open_environment(initial_map_bytes, create=False)
+                # As in `_open_environment`: not the pages of one file and the environment of another.
+                if self._env is None or pages.is_same(data):
+                    return pages
+            except BaseException:
+                pages.close()
+                raise
+            pages.close()
+            self._close_environment()
+
+    def _open_environment(self, map_bytes: int, *, create: bool) -> None:
+        data = self._directory / DATA_FILE
+        while data.exists() and map_bytes < data.stat().st_size:
+            map_bytes *= 2
+        with _translated("open"):
+            while True:
+                before = self._files()
+                self._env = lmdb.open(
+                    str(self._directory),
+                    map_size=map_bytes,
+                    max_dbs=len(self._names),
+                    max_readers=_MAX_READERS,
+                    readonly=self._read_only,
+                    create=create,
+                    mode=0o600,
+                    # Readers leave a mark for the writer in the lock file; a medium that cannot be written has none.
+                    lock=not self._read_only or os.access(self._directory, os.W_OK),
+                )
+                # A compaction may have put another pair of files here while LMDB opened one after the other, and one
+                # of each pair must never work together.
+                if before is None or self._files() == before:
+                    break
+                self._close_environment()
+            # Readers that died without leaving would pin old pages for good.
+            self._env.reader_check()
+            if not self._read_only:
+                self._check_lock_file()
+
+    def _files(self) -> tuple[tuple[int, int], ...] | None:
+        """Return which files the names stand for; None where one is missing."""
         try:
-            maps = Path("/proc/self/maps").read_text()
-        except OSError:
-            # With too many files open this waits for the next time; it must not fail a read.
-            return
-        libc = ctypes.CDLL(None, use_errno=True)
-        for line in maps.splitlines():
-            fields = line.split(maxsplit=5)
-            if len(fields) == 6 and fields[5] == self._data_path:
-                start, end = (int(bound, 16) for bound in fields[0].split("-"))
-                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+            found = [os.stat(self._directory / name) for name in (DATA_FILE, LOCK_FILE)]
+        except FileNotFoundError:
+            return None
+        return tuple((info.st_dev, info.st_ino) for info in found)
+
+    def _open_tables(self, *, create: bool) -> None:
+        assert self._env is not None
+        with _translated("open"):
+            self._tables = {name: self._env.open_db(name.encode(), create=create) for name in self._names}
+
+    def _close_environment(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _start_check(self) -> None:
+        """Let LMDB have the table of tables once that is known to be sound, and have all the rest checked."""
+        with ExitStack() as held:
+            walk = held.enter_context(self._walking())
+            for name in self._names:
+                walk.root(name)
+            if self._env is not None and not self._tables:
+                self._open_tables(create=False)
+            if self._env is not None:
+                self._find_map()
+            self._guard.start(walk, held.pop_all().close)
+
+    def _find_map(self) -> None:
+        """Find out where in memory the file is, from where LMDB has the first table's root.
+
+        Not while others read: whoever holds a transaction meanwhile must not wait for the gate a second time, either.
+        """
+        assert self._env is not None
+        for _ in range(_WALK_ATTEMPTS):
+            try:
+                with _translated("read"), self._env.begin(buffers=True) as transaction:
+                    walk = self._guard.walk(transaction.id())
+                    if walk is not None:
+                        with transaction.cursor() as cursor:
+                            cursor.first()
+                            self._map_start = _address(cursor.value()) - walk.first_place()
+                        return
+            except _MapResizedError:
+                with _translated("grow"):
+                    self._env.set_mapsize(0)
+        raise IntegrityError("the root of the database's last commit cannot be read")
+
+    def _value(self, found: bytes | memoryview) -> bytes:
+        """Copy a value out of the map; one that may lie on pages that nobody has looked at, from the file."""
+        if len(found) < _SMALL_BYTES:
+            return bytes(found)
+        return self._pages.value(_address(found) - self._map_start, len(found))
+
+    def _prepare_to_free(self, replaced: bytes | memoryview) -> None:
+        """Put the header of a value's own pages right before LMDB frees as many as it says.
+
+        All of it follows from where the value is and how long; that these pages are no other's has been checked.
+        """
+        assert self._env is not None
+        place = _address(replaced) - self._map_start - PAGE_HEADER_BYTES
+        if 0 <= place < self._env.info()["map_size"]:
+            first = place // self._pages.page_bytes
+            try:
+                self._pages.check_overflow(first, len(replaced))
+            except PageError as exc:
+                log.warning("%s; it is put right, for it is about to be freed", exc)
+                restore_overflow(self._directory / DATA_FILE, first, len(replaced), self._pages.page_bytes)
 
     def _disk_room_bytes(self) -> int:
         info = os.statvfs(self._directory)
         return info.f_bavail * info.f_frsize
 
-    def _check_length(self) -> None:
-        """Refuse a file that was cut off: reading behind its end would kill the process."""
-        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        if os.stat(self._directory / DATA_FILE).st_size + _UNWRITTEN_BYTES < needed:
-            raise IntegrityError(f"{self._directory / DATA_FILE} is damaged: its end is missing")
-
     def _check_lock_file(self) -> None:
         """Refuse to write where readers hold the lock file of another database: LMDB takes the number of the last
         transaction from there, and what is committed under too low a number is lost with the next crash."""
+        assert self._env is not None
         with self._env.begin(write=True) as transaction:
             numbers = transaction.id(), self._env.info()["last_txnid"] + 1
             transaction.abort()
@@ -295,77 +420,52 @@ class LmdbEngine:
             raise StoreError(f"{self._directory / DATA_FILE} was replaced while it was in use; end what still reads it")
 
     def _grow(self) -> None:
-        with self._gate.alone(), _translated("grow"):
-            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        assert self._env is not None
+        with self._gate.alone():
+            with _translated("grow"):
+                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            self._find_map()
 
     def _adopt_map_size(self) -> None:
         """Follow a writer in another process that has grown the map."""
-        with self._gate.alone(), _translated("grow"):
-            self._env.set_mapsize(0)
+        assert self._env is not None
+        # It holds a transaction.
+        interrupted = self._guard.interrupt()
+        with self._gate.alone():
+            with _translated("grow"):
+                self._env.set_mapsize(0)
+            if self._tables:
+                self._find_map()
+        if interrupted:
+            self._start_check()
 
 
 class _LmdbSnapshot:
     """One read transaction; not to be kept past its `with` block."""
 
-    __slots__ = ("_note_read", "_tables", "_transaction")
+    __slots__ = ("_tables", "_transaction", "_value")
 
-    def __init__(self, transaction: lmdb.Transaction, tables: dict[str, Any], note_read: Callable[[int], None]) -> None:
+    def __init__(
+        self, transaction: lmdb.Transaction, tables: dict[str, Any], value: Callable[[bytes | memoryview], bytes]
+    ) -> None:
         self._transaction = transaction
         self._tables = tables
-        self._note_read = note_read
+        self._value = value
 
     def get(self, table: str, key: bytes) -> bytes | None:
         with _translated("read"):
-            value = cast("bytes | None", self._transaction.get(key, db=self._tables[table]))
-        self._note_read(len(value or b""))
-        return value
+            found = self._transaction.get(key, db=self._tables[table])
+        return None if found is None else self._value(found)
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
             found = cursor.set_range(prefix) if prefix else cursor.first()
             while found:
-                key = cast("bytes", cursor.key())
+                key = bytes(cursor.key())
                 if not key.startswith(prefix):
                     return
-                value = cast("bytes", cursor.value())
-                self._note_read(len(value))
-                yield key, value
+                yield key, self._value(cursor.value())
                 found = cursor.next()
-
-
-class _Gate:
-    """Many together, or one alone; the one waits for the many and keeps newcomers out."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._inside = 0
-        self._closed = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not self._closed)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                if self._closed and not self._inside:
-                    self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not self._closed)
-            self._closed = True
-            self._condition.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._closed = False
-                self._condition.notify_all()
 
 
 class _MapFullError(Exception):
@@ -391,6 +491,11 @@ def _translated(action: str) -> Iterator[None]:
         raise IntegrityError(f"the database is damaged: {_reason(exc)}") from exc
     except (lmdb.Error, OSError) as exc:
         raise StoreError(f"cannot {action} the database: {_reason(exc)}") from exc
+
+
+def _address(found: bytes | memoryview) -> int:
+    """Return where in memory a value is that LMDB has shown."""
+    return int(np.frombuffer(found, np.uint8).__array_interface__["data"][0])
 
 
 def _reason(exc: BaseException) -> str:

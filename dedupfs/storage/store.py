@@ -258,7 +258,10 @@ class Store:
             self.engine.apply(self._sealed(leaving))
         except StoreError as exc:
             with self.lock:
-                if self._failure is None:
+                if isinstance(exc, StoreReadOnlyError):
+                    # The engine has found damage and will never write again, so nothing more is taken on.
+                    self._waiting_limit_bytes = -1
+                elif self._failure is None:
                     # Room for what frees space, not for what fills memory while the disk stays full.
                     self._waiting_limit_bytes = self.waiting_bytes + self._group_bytes
                 self._failure = exc
@@ -311,6 +314,9 @@ class Store:
                 self.commit()
             except StoreFullError:
                 log.warning("the disk below the volume is full; changes are held in memory until there is room")
+            except StoreReadOnlyError as exc:
+                log.error("what has been changed since the last commit cannot be stored: %s", exc)
+                return
             except Exception:
                 log.exception("a group of changes could not be written; it is held in memory and tried again")
                 if not self._closing:

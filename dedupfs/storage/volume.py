@@ -120,7 +120,7 @@ def open_volume(
     group_seconds: float = GROUP_SECONDS,
     initial_map_bytes: int = INITIAL_MAP_BYTES,
 ) -> Volume:
-    """Open a volume with its key.
+    """Open a volume with its key. One whose database is damaged is opened for reading only, whatever was asked.
 
     Args:
         whatever_state: open it without a readable configuration too, as one that compares no pictures; for those who
@@ -139,6 +139,9 @@ def open_volume(
             read_only=read_only,
             initial_map_bytes=initial_map_bytes,
         )
+        if engine.damaged and not read_only:
+            log.error("the database of %s is damaged: what can be read is there, and nothing can be written", directory)
+            read_only = True
         try:
             store = Store(engine, Keyring(volume_key), read_only=read_only, group_seconds=group_seconds)
         except BaseException:

@@ -91,3 +91,22 @@ def test_a_lost_photo_is_healed_by_a_copy(mounted: MountedVolume, tmp_path: Path
     mounted.umount()
     assert in_process("check", mounted.volume, "--repair", "--data")[0] == 0
     mounted.assert_clean()
+
+
+def test_a_database_damaged_below_its_records_is_served_for_reading(mounted: MountedVolume) -> None:
+    """LMDB would crash on such pages, or free what is in use."""
+    mounted.expected_in_log = ["damaged", "page"]
+    (mounted.path / "photo.jpg").write_bytes(PHOTO)
+    mounted.settle()
+    mounted.umount()
+    file = mounted.volume / "data.mdb"
+    data = bytearray(file.read_bytes())
+    page = int.from_bytes(max(data[0:152], data[4096:4248], key=lambda meta: meta[144:152][::-1])[80:88], "little")
+    data[page * 4096 + 10] ^= 4
+    file.write_bytes(data)
+    mounted.mount()
+    assert (mounted.path / "photo.jpg").read_bytes() == PHOTO
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        (mounted.path / "another.jpg").write_bytes(OTHER)
+    mounted.umount()
+    assert int.from_bytes(file.read_bytes()[page * 4096 + 10 :][:2], "little") == 6

@@ -248,6 +248,7 @@ def test_the_file_is_for_its_owner_only(engine: LmdbEngine, tmp_path: Path) -> N
 @pytest.mark.parametrize(("length", "pages"), [(1998, 0), (1999, 1), (4080, 1), (4081, 2), (64 * 4096 - 16, 64)])
 def test_values_fill_pages_as_chunks_expect(engine: LmdbEngine, length: int, pages: int) -> None:
     engine.apply([("one", os.urandom(32), bytes(length))])
+    assert engine._env is not None
     with engine._env.begin() as transaction:
         assert transaction.stat(engine._tables["one"])["overflow_pages"] == pages
 

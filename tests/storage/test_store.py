@@ -341,6 +341,26 @@ def test_the_committer_outlives_a_failure(engine: FaultyEngine, keyring: Keyring
     store.close()
 
 
+def test_nothing_is_taken_on_once_the_engine_has_found_damage(
+    engine: FaultyEngine, keyring: Keyring, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It will never write again, so what is gathered in memory would only be lost later."""
+    store = Store(engine, keyring, group_seconds=0.01)
+    engine.failure = StoreReadOnlyError("the database is damaged")
+    put(store, INODES, b"one", b"value")
+    committer = store._committer
+    assert committer is not None
+    committer.join(30)
+    assert not committer.is_alive()
+    with pytest.raises(StoreReadOnlyError):
+        put(store, INODES, b"two", b"value")
+    with pytest.raises(StoreReadOnlyError):
+        store.commit()
+    assert caplog.text.count("cannot be stored") == 1
+    engine.failure = None
+    store.close()
+
+
 def test_reads_go_on_while_a_batch_is_written(store: Store, engine: FaultyEngine) -> None:
     engine.passing.clear()
     put(store, INODES, b"key", b"1")
