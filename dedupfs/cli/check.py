@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE, FAILED
@@ -15,9 +16,10 @@ from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.storage import repair
 from dedupfs.storage.check import check
+from dedupfs.storage.lmdb_salvage import DAMAGED_FILE, Salvage
 from dedupfs.storage.mending import Plan
 from dedupfs.storage.report import Report
-from dedupfs.storage.volume import Volume
+from dedupfs.storage.volume import Volume, rebuild_database
 
 _DESCRIPTION = """\
 Open every record and verify every count and every reference; name the files that suffer. Changes nothing, unless told
@@ -27,7 +29,7 @@ to repair.
 into /lost+found as # and its number, and what is beyond hope is dropped and named. A file whose bytes are damaged is
 never removed: it keeps its name and size, fails to read where it is damaged, and is whole again, under all its names
 and for all versions that rest on it, as soon as the same bytes are copied into the volume. Keep a copy of the volume's
-directory before you repair it.
+directory before you repair it. Where the database is damaged below its records, what is left goes into a new one first.
 
 exit code 0: the volume is sound. 1: damage was found; after --repair, that something is gone or a file cannot be read.
 """
@@ -53,9 +55,18 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run and not options.repair:
         raise UsageError("--dry-run goes with --repair")
     read_only = options.dry_run or not options.repair
-    with opened(options, read_only=read_only, whatever_state=True) as found:
+    salvaged: list[Salvage] = []
+
+    def rebuild(directory: Path) -> None:
+        done = None if read_only else rebuild_database(directory)
+        if done is not None:
+            salvaged.append(done)
+
+    with opened(options, read_only=read_only, whatever_state=True, first=rebuild) as found:
         report = _examined(found.volume, data=options.data)
         plan = repair.plan(found.volume, report.readout) if options.repair else None
+        if plan is not None and salvaged:
+            plan.mended[_rebuilt(salvaged[0])] = []
         if plan is not None and plan.writes and not options.dry_run:
             with Progress("repairing") as progress:
                 repair.apply(found.volume, plan, progress.show)
@@ -65,6 +76,11 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(_as_text(report, plan, opened_data=options.data, dry_run=options.dry_run))
     return FAILED if report.problems or (plan is not None and plan.gone) else DONE
+
+
+def _rebuilt(done: Salvage) -> str:
+    lost = f" and something is missing in {len(done.gaps)} places" if done.gaps else ""
+    return f"the database is made anew with {done.records} records{lost}; the damaged one is kept as {DAMAGED_FILE}"
 
 
 def _examined(volume: Volume, *, data: bool) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser, *, mountpoint: bool = True) -
 
 
 @contextmanager
-def opened(options: argparse.Namespace, *, read_only: bool = True, whatever_state: bool = False) -> Iterator[Opened]:
-    """Open the volume, for reading unless told otherwise; see `open_volume`."""
+def opened(
+    options: argparse.Namespace,
+    *,
+    read_only: bool = True,
+    whatever_state: bool = False,
+    first: Callable[[Path], None] = lambda directory: None,
+) -> Iterator[Opened]:
+    """Open the volume, for reading unless told otherwise; see `open_volume`.
+
+    `first` is called with the directory when the passphrase has proved right.
+    """
     directory, mountpoint = volume_of(options.volume)
-    volume = open_volume(
-        directory, unlock(directory, passphrase.read(options)), read_only=read_only, whatever_state=whatever_state
-    )
+    volume_key = unlock(directory, passphrase.read(options))
+    first(directory)
+    volume = open_volume(directory, volume_key, read_only=read_only, whatever_state=whatever_state)
     try:
         yield Opened(volume, mountpoint)
     finally:

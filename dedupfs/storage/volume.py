@@ -16,13 +16,14 @@ from dedupfs.crypto import keys
 from dedupfs.crypto.keys import Keyring, ScryptCost
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreLockedError, StoreNotFoundError, UsageError
 from dedupfs.model import Policy
-from dedupfs.storage import compact, header_copies, records
+from dedupfs.storage import compact, header_copies, lmdb_salvage, records
 from dedupfs.storage import header as headers
 from dedupfs.storage.chunks import Chunks
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.compact import Compacted, Disk
 from dedupfs.storage.contents import Contents
 from dedupfs.storage.lmdb_engine import INITIAL_MAP_BYTES, LmdbEngine
+from dedupfs.storage.lmdb_salvage import Salvage
 from dedupfs.storage.metadata import Metadata
 from dedupfs.storage.records import Config
 from dedupfs.storage.similarity import SimilarityIndex
@@ -201,6 +202,29 @@ def compact_volume(
         with header_copies.lock_keys(directory):
             tables = [table.name for table in records.TABLES]
             return compact.compact(directory, tables, progress=progress, disk=disk or Disk())
+    finally:
+        os.close(descriptor)
+
+
+def rebuild_database(directory: Path) -> Salvage | None:
+    """Put what is left of a database that is damaged below its records into a new one; None where it is sound.
+
+    The damaged one stays beside it as `lmdb_salvage.DAMAGED_FILE`. The records that are missing then are for a repair.
+    Raises:
+        StoreLockedError: somebody writes to the volume, or changes its keys.
+        IntegrityError, StoreFullError, StoreError: as `lmdb_salvage.rebuild`; nothing has changed.
+    """
+    descriptor = lock_directory(directory)
+    try:
+        tables = [table.name for table in records.TABLES]
+        engine = LmdbEngine(directory, tables, read_only=True)
+        try:
+            if not engine.find_damage():
+                return None
+        finally:
+            engine.close()
+        with header_copies.lock_keys(directory):
+            return lmdb_salvage.rebuild(directory, tables)
     finally:
         os.close(descriptor)
 

@@ -11,7 +11,9 @@ import pytest
 
 from dedupfs.cli import passphrase as passphrases
 from dedupfs.cli.main import main
+from dedupfs.errors import DedupfsError
 from dedupfs.storage import records
+from dedupfs.storage.lmdb_engine import LmdbEngine
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry, number_key
 from dedupfs.storage.volume import Volume
@@ -53,6 +55,53 @@ def said(capsys: pytest.CaptureFixture[str], directory: Path, *options: str) -> 
     printed = capsys.readouterr()
     assert printed.err == ""
     return code, printed.out.splitlines()
+
+
+PAGE_BYTES = 4096
+
+
+def leaf_pages(directory: Path, table: str) -> list[int]:
+    """Return the pages of a table that hold its records."""
+    data = directory / "data.mdb"
+    sound = data.read_bytes()
+    found = []
+    for number in range(2, len(sound) // PAGE_BYTES):
+        damaged = bytearray(sound)
+        damaged[number * PAGE_BYTES : (number + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
+        data.write_bytes(damaged)
+        try:
+            engine = LmdbEngine(directory, [each.name for each in records.TABLES], read_only=True)
+        except DedupfsError:
+            # The table of tables.
+            continue
+        try:
+            if any(damage.page == number and damage.table == table for damage in engine.find_damage()):
+                found.append(number)
+        finally:
+            engine.close()
+    data.write_bytes(sound)
+    return found
+
+
+@pytest.mark.parametrize("table", ["inodes", "entries", "chunk_refs", "bands"])
+def test_a_database_damaged_below_its_records_is_made_anew(
+    library: Library, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
+    directory = library.volume.directory
+    library.volume.close()
+    number = leaf_pages(directory, table)[0]
+    with (directory / "data.mdb").open("r+b") as file:
+        file.seek(number * PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    code, answer = checked(capsys, directory)
+    assert code == 1
+    assert any("below its records" in problem["problem"] for problem in answer["problems"])
+    code, lines = said(capsys, directory, "--repair")
+    assert any("made anew" in line for line in lines)
+    assert (directory / "data.mdb.damaged").exists()
+    code, answer = checked(capsys, directory)
+    assert [problem["problem"] for problem in answer["problems"]] == []
+    assert code == 0
 
 
 def test_every_path_of_a_damaged_file_is_named(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
