@@ -169,6 +169,12 @@ def requantized(image: Image.Image, coding: JpegCoding) -> Image.Image:
     return decode(_BARE_START[coding.keep_rgb] + coded).image
 
 
+def evenly_requantized(image: Image.Image, step: float, subsampled: bool) -> Image.Image:
+    """Return the image as a codec with one step for all frequencies would about leave it, which JPEG does quickly."""
+    table = (max(1, round(step)),) * 64
+    return requantized(image.convert("RGB"), JpegCoding((table,), 2 if subsampled else 0, False, False, False, 0))
+
+
 def encode(image: Image.Image, coding: JpegCoding) -> bytes:
     """Return the coded segments, first table to EOI, of an image of mode L or RGB.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
-from dedupfs.ingest import jpeg, jpeg_coding, png_coding, webp, webp_coding
+from dedupfs.ingest import avif_coding, jpeg, jpeg_coding, png_coding, webp, webp_coding
 from dedupfs.ingest.decode import Picture
 from dedupfs.ingest.verify import Steps
 from dedupfs.model import PictureFormat
@@ -67,6 +67,17 @@ def open_member(data: bytes, picture: Picture) -> Member:
             lambda image: webp_coding.fitted(image, webp_target),
             lambda image: webp_coding.requantized(image, webp_target),
         )
+    if picture_format is PictureFormat.AVIF:
+        avif_target = avif_coding.target_of(data)
+        subsampled = avif_target.coding.sampling == 0
+        return Member(
+            picture_format,
+            avif_target.sections,
+            "RGB",
+            avif_target.steps,
+            lambda image: avif_coding.fitted(image, picture.image, avif_target),
+            lambda image: jpeg_coding.evenly_requantized(image, avif_target.steps.luma, subsampled),
+        )
     raise UnfitPictureError(f"{picture_format.value} is not encoded here")
 
 
@@ -94,6 +105,7 @@ SECTION_COUNTS = {
     PictureFormat.JPEG: 3,
     PictureFormat.PNG: png_coding.SECTIONS,
     PictureFormat.WEBP: webp_coding.SECTIONS,
+    PictureFormat.AVIF: avif_coding.SECTIONS,
 }
 
 
@@ -111,6 +123,8 @@ def write(
         written = jpeg_coding.assemble(sections, coded, size_bytes)
     elif picture_format is PictureFormat.PNG:
         written = png_coding.write(image, coding, sections, size_bytes)
+    elif picture_format is PictureFormat.AVIF:
+        written = avif_coding.write(image, coding, sections, size_bytes)
     else:
         written = webp_coding.write(image, coding, sections, size_bytes)
     if written is None or len(written) != size_bytes:
@@ -119,7 +133,7 @@ def write(
 
 
 UNKNOWN_STEPS = Steps(4.0, 4.0)
-"""Taken for lossy formats whose quantizer is not read (AVIF, HEIC): about JPEG at quality 90."""
+"""Taken for lossy pictures whose quantizer is not read (HEIC, AVIF of 10 bits): about JPEG at quality 90."""
 
 
 def steps_of(data: bytes, picture_format: PictureFormat) -> Steps:
@@ -134,6 +148,11 @@ def steps_of(data: bytes, picture_format: PictureFormat) -> Steps:
     if picture_format is PictureFormat.WEBP:
         step = webp.visible_step(webp.split(data).quantizers)
         return Steps(step, step)
+    if picture_format is PictureFormat.AVIF:
+        try:
+            return avif_coding.steps_of(data)
+        except UnfitPictureError:
+            return UNKNOWN_STEPS
     return Steps(0.0, 0.0) if picture_format in LOSSLESS_FORMATS else UNKNOWN_STEPS
 
 

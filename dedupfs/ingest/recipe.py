@@ -19,7 +19,7 @@ from dedupfs.model import PictureFormat
 _VERSION = 1
 _LAYOUT = struct.Struct("<BBBBBBBBHHIIB")
 
-_FORMATS = (PictureFormat.JPEG, PictureFormat.PNG, PictureFormat.WEBP)
+_FORMATS = (PictureFormat.JPEG, PictureFormat.PNG, PictureFormat.WEBP, PictureFormat.AVIF)
 """Codes are places in this tuple."""
 
 MODES = ("L", "LA", "RGB", "RGBA")

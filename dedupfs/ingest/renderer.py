@@ -134,7 +134,7 @@ def codecs() -> bytes:
     return ", ".join(f"{name} {version}" for name, version in versions).encode()
 
 
-_CODECS = (("libjpeg", "libjpeg_turbo"), ("zlib", "zlib_ng"), ("libwebp", "webp"))
+_CODECS = (("libjpeg", "libjpeg_turbo"), ("zlib", "zlib_ng"), ("libwebp", "webp"), ("libavif", "avif"))
 
 
 def _made_with(rendition: Rendition) -> str:

@@ -5,7 +5,7 @@ Owns the signatures; the layout of each format is the business of `jpeg`, `png` 
 
 from __future__ import annotations
 
-from dedupfs.ingest import jpeg, png, webp
+from dedupfs.ingest import avif, jpeg, png, webp
 from dedupfs.model import PictureFormat
 
 SNIFF_BYTES = 64
@@ -66,6 +66,8 @@ def cut_points(data: bytes, picture_format: PictureFormat) -> tuple[int, ...]:
         span = png.image_span(data)
     elif picture_format is PictureFormat.WEBP:
         span = webp.image_span(data)
+    elif picture_format is PictureFormat.AVIF:
+        span = avif.image_span(data)
     if span is None:
         return ()
     return tuple(sorted({offset for offset in span if 0 < offset < len(data)}))
