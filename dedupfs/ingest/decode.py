@@ -123,6 +123,22 @@ def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = Fa
         )
 
 
+def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Return the numeric tags of the first picture of a TIFF.
+
+    Raises:
+        UndecodableError: not a TIFF, or broken.
+    """
+    with translated(), Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+        found: dict[int, tuple[int, ...]] = {}
+        for tag in image.tag_v2:  # type: ignore[attr-defined]
+            value = image.tag_v2[tag]  # type: ignore[attr-defined]
+            values = value if isinstance(value, tuple) else (value,)
+            if all(isinstance(each, int) for each in values):
+                found[tag] = values
+        return found
+
+
 def upright(picture: Picture) -> Image.Image:
     """Return the pixels with the EXIF orientation applied."""
     return transposed(picture.image, picture.orientation)

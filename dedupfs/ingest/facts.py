@@ -20,7 +20,7 @@ _FORMATS = tuple(PictureFormat)
 _FINGERPRINT_BYTES = 32
 _HAS_ALPHA = 1
 
-MEMBER_FORMATS = frozenset({PictureFormat.JPEG, PictureFormat.PNG, PictureFormat.WEBP, PictureFormat.AVIF})
+MEMBER_FORMATS = frozenset(PictureFormat) - {PictureFormat.GIF, PictureFormat.HEIC}
 """Formats that can be encoded again to an exact size; the others can only be representatives."""
 
 COARSENESS_PER_LEVEL = 16

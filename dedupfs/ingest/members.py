@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
-from dedupfs.ingest import avif_coding, jpeg, jpeg_coding, png_coding, webp, webp_coding
+from dedupfs.ingest import avif_coding, bmp_coding, jpeg, jpeg_coding, png_coding, tiff_coding, webp, webp_coding
 from dedupfs.ingest.decode import Picture
 from dedupfs.ingest.verify import Steps
 from dedupfs.model import PictureFormat
@@ -78,7 +78,30 @@ def open_member(data: bytes, picture: Picture) -> Member:
             lambda image: avif_coding.fitted(image, picture.image, avif_target),
             lambda image: jpeg_coding.evenly_requantized(image, avif_target.steps.luma, subsampled),
         )
+    if picture_format is PictureFormat.BMP:
+        return _bmp(data, picture)
+    if picture_format is PictureFormat.TIFF:
+        tiff_target = tiff_coding.target_of(data, picture.stored_mode)
+        return Member(
+            picture_format,
+            tiff_target.sections,
+            tiff_target.mode,
+            Steps(0.0, 0.0),
+            lambda image: tiff_coding.fitted(image, tiff_target),
+            lambda image: image,
+        )
     raise UnfitPictureError(f"{picture_format.value} is not encoded here")
+
+
+def _bmp(data: bytes, picture: Picture) -> Member:
+    target = bmp_coding.target_of(data, picture.image.mode)
+
+    def fitted(image: Image.Image) -> Iterator[tuple[bytes, bytes]]:
+        written = bmp_coding.write(image, target.coding, target.sections, len(data))
+        if written is not None:
+            yield target.coding, written
+
+    return Member(PictureFormat.BMP, target.sections, target.mode, Steps(0.0, 0.0), fitted, lambda image: image)
 
 
 def _jpeg(data: bytes) -> Member:
@@ -106,6 +129,8 @@ SECTION_COUNTS = {
     PictureFormat.PNG: png_coding.SECTIONS,
     PictureFormat.WEBP: webp_coding.SECTIONS,
     PictureFormat.AVIF: avif_coding.SECTIONS,
+    PictureFormat.BMP: bmp_coding.SECTIONS,
+    PictureFormat.TIFF: tiff_coding.SECTIONS,
 }
 
 
@@ -125,6 +150,10 @@ def write(
         written = png_coding.write(image, coding, sections, size_bytes)
     elif picture_format is PictureFormat.AVIF:
         written = avif_coding.write(image, coding, sections, size_bytes)
+    elif picture_format is PictureFormat.BMP:
+        written = bmp_coding.write(image, coding, sections, size_bytes)
+    elif picture_format is PictureFormat.TIFF:
+        written = tiff_coding.write(image, coding, sections, size_bytes)
     else:
         written = webp_coding.write(image, coding, sections, size_bytes)
     if written is None or len(written) != size_bytes:

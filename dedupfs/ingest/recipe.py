@@ -19,7 +19,14 @@ from dedupfs.model import PictureFormat
 _VERSION = 1
 _LAYOUT = struct.Struct("<BBBBBBBBHHIIB")
 
-_FORMATS = (PictureFormat.JPEG, PictureFormat.PNG, PictureFormat.WEBP, PictureFormat.AVIF)
+_FORMATS = (
+    PictureFormat.JPEG,
+    PictureFormat.PNG,
+    PictureFormat.WEBP,
+    PictureFormat.AVIF,
+    PictureFormat.BMP,
+    PictureFormat.TIFF,
+)
 """Codes are places in this tuple."""
 
 MODES = ("L", "LA", "RGB", "RGBA")

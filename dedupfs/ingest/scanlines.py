@@ -59,14 +59,14 @@ def pack(image: Image.Image, header: png.PngHeader, palette: npt.NDArray[np.uint
     """
     samples = np.asarray(image)
     if header.colour_type == png.PALETTE:
-        return _packed_bits(_indices(samples, palette), header.bit_depth)
+        return _packed_bits(nearest(samples, palette), header.bit_depth)
     if header.bit_depth < 8:
         top = (1 << header.bit_depth) - 1
         return _packed_bits(((samples.astype(np.uint16) * top + 127) // 255).astype(np.uint8), header.bit_depth)
     return np.ascontiguousarray(samples).reshape(header.height_px, header.row_bytes)
 
 
-def _indices(samples: Bytes, palette: Bytes) -> Bytes:
+def nearest(samples: Bytes, palette: Bytes) -> Bytes:
     """Return the place of the nearest palette entry of each pixel, the first of equal ones."""
     height_px, width_px, channels = samples.shape
     words = np.zeros(height_px * width_px, np.uint32)
