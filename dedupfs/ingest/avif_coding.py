@@ -144,7 +144,7 @@ def _steps(quantizer: int) -> Steps:
 
 
 def fitted(image: Image.Image, member: Image.Image, target: AvifTarget) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (settings, file) at exactly the size: the finest encodings that fit, with the member's tuning first.
+    """Yield (settings, file) at exactly the size: encodings that fit, with the member's tuning first.
 
     Args:
         member: the member's own pixels, which tell whether its encoder rounded chroma down too.
@@ -152,30 +152,26 @@ def fitted(image: Image.Image, member: Image.Image, target: AvifTarget) -> Itera
     speed = _SPEEDS[image.width * image.height > _SPEED_WORK_PIXELS]
     coding = replace(target.coding, speed=speed, centred=_is_centred(image, member))
     for plain in (coding.plain, not coding.plain):
-        found = _fitted(image, replace(coding, plain=plain, quality=_likely_quality(target.quantizer, plain)), target)
-        if found is not None:
-            yield found
+        quality = _likely_quality(target.quantizer, plain)
+        yield from _fitted(image, replace(coding, plain=plain, quality=quality), target)
 
 
-def _fitted(image: Image.Image, coding: AvifCoding, target: AvifTarget) -> tuple[bytes, bytes] | None:
-    """Return (settings, file) of the finest encoding that fits, over qualities alone."""
+def _fitted(image: Image.Image, coding: AvifCoding, target: AvifTarget) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (settings, file) of the encodings that fit, on the way to the finest; only qualities differ."""
     tried: dict[int, int] = {}
-    kept: tuple[int, bytes, bytes] | None = None
     allowed = max(2, min(_MAX_ENCODINGS, _WORK_PIXELS // (image.width * image.height)))
     quality = coding.quality
     for _ in range(allowed):
         attempt = replace(coding, quality=quality)
         coded = encode(image, attempt, target.sections[2])
         tried[quality] = len(coded)
-        if len(coded) <= target.room and (kept is None or len(coded) > kept[0]):
-            written = _assembled(target.sections, coded, target.room)
-            if written is not None:
-                kept = (len(coded), attempt.to_bytes(), written)
+        written = _assembled(target.sections, coded, target.room)
+        if written is not None:
+            yield attempt.to_bytes(), written
         following = _next_quality(tried, target.room)
         if following in tried or len(coded) == target.room:
             break
         quality = following
-    return None if kept is None else kept[1:]
 
 
 _TUNED_QUALITIES = (

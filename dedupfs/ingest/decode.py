@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from dedupfs.errors import IngestError, UndecodableError, UnfitPictureError
@@ -121,6 +122,70 @@ def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = Fa
             icc if isinstance(icc, bytes) else b"",
             stored_mode,
         )
+
+
+def planes(data: bytes) -> Image.Image:
+    """Return the samples of a JPEG as they are coded, mode L or YCbCr; chroma of fewer samples is repeated.
+
+    Raises:
+        UndecodableError, UnfitPictureError: as `decode`.
+    """
+    with translated():
+        whole = _drafted(data, None)
+        if whole.mode == "L":
+            return whole
+        factors = _chroma_factors(whole)
+        if factors == (1, 1):
+            return whole
+        luma, *chroma = whole.split()
+        if factors == (2, 2):
+            # At half the size libjpeg has nothing to bring to full size: chroma comes as it is.
+            small = _drafted(data, (whole.width // 2, whole.height // 2))
+            if small.size == (-(-whole.width // 2), -(-whole.height // 2)):
+                chroma = list(small.split()[1:])
+                return Image.merge("YCbCr", [luma, *(_repeated(plane, whole.size) for plane in chroma)])
+        if factors == (2, 1) and whole.width >= 4:
+            return Image.merge("YCbCr", [luma, *map(_unsmoothed, chroma)])
+        raise UnfitPictureError("a JPEG of unusual sampling")
+
+
+def _drafted(data: bytes, size_px: tuple[int, int] | None) -> Image.Image:
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    if image.width * image.height > MAX_PIXELS or image.mode not in ("L", "RGB"):
+        raise UnfitPictureError("no picture of luma and chroma")
+    if image.mode == "RGB":
+        image.draft("YCbCr", size_px)
+    image.load()
+    return image
+
+
+def _chroma_factors(image: Image.Image) -> tuple[int, int]:
+    layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
+    sampling = [(across, down) for _, across, down, _ in layers]
+    if len(sampling) != 3 or sampling[1] != sampling[2] or sampling[1] != (1, 1):
+        raise UnfitPictureError("a JPEG of unusual sampling")
+    return sampling[0]
+
+
+def _unsmoothed(plane: Image.Image) -> Image.Image:
+    """Return chroma that libjpeg brought to double width, each sample repeated instead.
+
+    Every output column is three parts of one sample and one part of a neighbour. Source: jdsample.c, h2v1_fancy.
+    """
+    smooth = np.asarray(plane).astype(np.int32)
+    columns = -(-smooth.shape[1] // 2)
+    smooth = np.pad(smooth, ((0, 0), (0, 2 * columns - smooth.shape[1])), mode="edge")
+    even, odd = smooth[:, 0::2], smooth[:, 1::2]
+    # Each sample is known from the two columns on its left, and from the two on its right.
+    left = np.concatenate((2 * even[:, :1], 3 * even[:, 1:] - odd[:, :-1]), axis=1)
+    right = np.concatenate((3 * odd[:, :-1] - even[:, 1:], 2 * odd[:, -1:]), axis=1)
+    samples = np.clip((left + right + 2) >> 2, 0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(samples.repeat(2, axis=1)[:, : plane.width]))
+
+
+def _repeated(plane: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    doubled = plane.resize((2 * plane.width, 2 * plane.height), Image.Resampling.NEAREST)
+    return doubled.crop((0, 0, *size_px))
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:

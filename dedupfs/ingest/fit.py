@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
@@ -28,7 +30,7 @@ from dedupfs.ingest.outcome import (
 )
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
 from dedupfs.ingest.rendition import in_mode
-from dedupfs.ingest.scaling import Scaling, candidates, scaled
+from dedupfs.ingest.scaling import Kernel, Scaling, candidates, geometries, refinements, scaled
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import Bases, on_white, treated
 from dedupfs.ingest.verify import Verdict, verify
@@ -55,6 +57,15 @@ PREVIEW_LIMIT = 30.0
 SHORTLIST = 8
 """Ways to scale that are tried on all windows of the member, after the first window has ranked them."""
 
+REFINED = 3
+"""Of these, ways whose arithmetic is varied: how it rounds matters less than which filter it is."""
+
+MAX_FINISHES = 2
+"""Ways to round and to take samples that are encoded in full."""
+
+GOOD_ENOUGH = 0.8
+"""Share of the limits with which no further setting of a dear encoder is tried."""
+
 HOPELESS_LOSSY = 8.0
 """Excess, before it is encoded, from which a rendition of a lossy WebP has never passed afterwards."""
 
@@ -79,6 +90,15 @@ def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
         return _Search(member, picture, opened, own, representative, policy).run()
     except (UnfitPictureError, UndecodableError):
         return Misfit(REASON_DECODE, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What is encoded: pixels, the treatment of the representative that they came from, and a view of the member."""
+
+    treatment: Treatment
+    image: Image.Image
+    member: Member
 
 
 class _Search:
@@ -112,29 +132,76 @@ class _Search:
         bases = Bases(self._representative, treatment)
         turned = treatment.orientation >= 5
         source_px = (draft.height_px, draft.width_px) if turned else (draft.width_px, draft.height_px)
-        ways = list(candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG))
-        if ways == [Scaling(ways[0].kernel)] and self._is_reverse(bases(ways[0]).image, draft):
+        same = Scaling(Kernel.SAME)
+        if source_px == self._size_px and self._is_reverse(bases(same).image, draft):
             return Misfit(REASON_REVERSE, None)
+        ways = [same] if source_px == self._size_px else self._ranked(source_px, draft, bases)
         fitted_any = False
-        for scaling in self._ranked(ways, bases)[:MAX_ATTEMPTS]:
+        for scaling in ways[:MAX_ATTEMPTS]:
             image = scaled(bases(scaling), scaling, self._size_px)
             if self._policy is not Policy.PERCEPTUAL and not self._may_be_grey(image):
                 return Misfit(REASON_PIXELS, None)
             if self._is_hopeless(image):
                 fitted_any = True
                 continue
-            image = in_mode(image, self._opened.mode)
-            for coding, written in self._opened.fitted(image):
-                fitted_any = True
-                found = self._judged(
-                    Recipe(self._picture.picture_format, *self._size_px, self._opened.mode, treatment, scaling, coding),
-                    written,
-                    image,
-                )
-                if found is not None:
-                    return found
+            for finish in self._finishes(Finish(treatment, in_mode(image, self._opened.mode), self._opened), scaling):
+                best, fits_size = self._fitted(finish, scaling)
+                fitted_any = fitted_any or fits_size
+                if best is not None:
+                    return best
         differences = self._closest.differences if self._closest else None
         return Misfit(REASON_PIXELS if fitted_any else REASON_SIZE, differences)
+
+    def _fitted(self, finish: Finish, scaling: Scaling) -> tuple[Fit | None, bool]:
+        """Return the closest rendition that passes, if one does, and whether any encoding came out at the size."""
+        best: tuple[float, Fit] | None = None
+        fits_size = False
+        size_px, mode = self._size_px, finish.image.mode
+        for coding, written in finish.member.fitted(finish.image):
+            fits_size = True
+            recipe = Recipe(self._picture.picture_format, *size_px, mode, finish.treatment, scaling, coding)
+            found = self._judged(recipe, written, finish.image)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+            if best is not None and (best[1].bit_exact or best[0] <= GOOD_ENOUGH):
+                break
+        return (None if best is None else best[1]), fits_size
+
+    def _finishes(self, usual: Finish, scaling: Scaling) -> list[Finish]:
+        """Return ways to get from scaled pixels to a file, the closest to the member on its windows first.
+
+        They differ in how a JPEG's coefficients are rounded, and in whether the samples of a representative of the
+        same size are taken as they are coded, as jpegtran and ffmpeg do.
+        """
+        members_ = (usual.member, *usual.member.roundings)
+        found = [Finish(usual.treatment, usual.image, member) for member in members_]
+        coded = self._as_coded(usual.treatment, scaling)
+        if coded is not None:
+            treatment, image = coded
+            image = image if members_[1:] and image.mode != "L" else in_mode(image, usual.member.mode)
+            found += [Finish(treatment, image, member) for member in members_]
+        if len(found) == 1:
+            return found
+        windows = windows_of(self._picture.image)
+        wanted = [inner(self._picture.image.crop(window)) for window in windows]
+        errors = []
+        for finish in found:
+            made = self._requantized([finish.image.crop(window) for window in windows], finish.member)
+            errors.append(sum(_squared(want, got) for want, got in zip(wanted, made, strict=True)))
+            if not errors[0]:
+                return found[:1]
+        order = np.argsort(errors, kind="stable")
+        return [found[at] for at in order[:MAX_FINISHES]]
+
+    def _as_coded(self, treatment: Treatment, scaling: Scaling) -> tuple[Treatment, Image.Image] | None:
+        """Return the representative's samples as they are coded, where that is another way to see them."""
+        if scaling != Scaling(Kernel.SAME) or treatment.colour is not Colour.PLAIN:
+            return None
+        changed = replace(treatment, colour=Colour.PLANES)
+        try:
+            return changed, Bases(self._representative, changed)(scaling).image
+        except (UnfitPictureError, UndecodableError):
+            return None
 
     def _best_treatment(self, draft: Picture) -> tuple[Treatment, float]:
         """Return how to treat the representative, and the largest difference on the preview grid then."""
@@ -174,31 +241,36 @@ class _Search:
             return False
         return in_mode(image, self._picture.image.mode).tobytes() == self._picture.image.tobytes()
 
-    def _ranked(self, ways: list[Scaling], bases: Bases) -> list[Scaling]:
+    def _ranked(self, source_px: tuple[int, int], draft: Picture, bases: Bases) -> list[Scaling]:
         """Return the ways to scale, the closest to the member on its most detailed windows first.
 
         They are compared after the member's own quantization: it takes away faint detail, so that without it the
         softest filter would always seem to be the closest.
         """
-        if len(ways) == 1:
-            return ways
         windows = windows_of(self._picture.image)
-        shortlist = self._by_error(ways, bases, windows[:1])[:SHORTLIST]
-        return self._by_error(shortlist, bases, windows) if len(windows) > 1 else shortlist
+        lying = geometries(source_px, self._size_px)
+        geometry = self._by_error(lying, bases, windows)[0] if len(lying) > 1 else lying[0]
+        ways = candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG, geometry)
+        ways = self._by_error(ways, bases, windows[:1])[:SHORTLIST]
+        ways = self._by_error(ways, bases, windows)[:REFINED]
+        refined = [other for way in ways for other in refinements(way)]
+        refined = self._by_error(refined, bases, windows[:1])[:SHORTLIST]
+        return self._by_error([*ways, *refined], bases, windows)
 
     def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[Scaling]:
         """Return the ways in rising order of their squared error on some windows of the member."""
-        mode = self._picture.image.mode
+        if not ways:
+            return []
         wanted = [inner(self._picture.image.crop(window)) for window in windows]
         errors: list[float] = []
         for scaling in ways:
             base = bases(scaling)
             made = [in_mode(scaled(base, scaling, self._size_px, window), self._opened.mode) for window in windows]
-            pairs = zip(wanted, self._requantized(made), strict=True)
-            errors.append(sum(float(np.square(want - inner(in_mode(got, mode))).sum()) for want, got in pairs))
+            pairs = zip(wanted, self._requantized(made, self._opened), strict=True)
+            errors.append(sum(_squared(want, got) for want, got in pairs))
         return [ways[at] for at in np.argsort(errors, kind="stable")]
 
-    def _requantized(self, windows: list[Image.Image]) -> list[Image.Image]:
+    def _requantized(self, windows: list[Image.Image], member: Member) -> list[Image.Image]:
         """Return the windows as the member's encoder would leave them; they are aligned with its blocks."""
         mode = self._picture.image.mode
         tops = [0]
@@ -207,7 +279,7 @@ class _Search:
         column = Image.new(windows[0].mode, (max(window.width for window in windows), tops[-1]))
         for top, window in zip(tops, windows, strict=False):
             column.paste(window, (0, top))
-        coarse = in_mode(self._opened.requantized(column), mode)
+        coarse = in_mode(member.requantized(column), mode)
         return [coarse.crop((0, top, w.width, top + w.height)) for top, w in zip(tops, windows, strict=False)]
 
     def _is_hopeless(self, image: Image.Image) -> bool:
@@ -231,8 +303,8 @@ class _Search:
         differences = verify(image.convert("L"), image, self._opened.steps).differences
         return differences.fine_chroma <= GREY_FINE and differences.coarse_chroma <= GREY_COARSE
 
-    def _judged(self, recipe: Recipe, written: bytes, image: Image.Image) -> Fit | None:
-        """Return the Fit that a finished rendition of an image makes, or None when it does not pass."""
+    def _judged(self, recipe: Recipe, written: bytes, image: Image.Image) -> tuple[float, Fit] | None:
+        """Return the excess and the Fit of a finished rendition of an image, or None when it does not pass."""
         again = decode(written)
         same = (again.width_px, again.height_px, again.orientation, again.icc, again.picture_format)
         picture = self._picture
@@ -245,7 +317,7 @@ class _Search:
         self._note(verdict)
         if not verdict.matches and self._policy is not Policy.PERCEPTUAL:
             return None
-        return Fit(
+        fit_found = Fit(
             recipe.to_bytes(),
             self._own,
             verdict.differences,
@@ -253,6 +325,12 @@ class _Search:
             hashlib.sha256(written).digest(),
             sketch(again.image),
         )
+        return verdict.excess, fit_found
+
+
+def _squared(wanted: npt.NDArray[np.float32], got: Image.Image) -> float:
+    """Return the squared error of a window without its margin."""
+    return float(np.square(wanted - inner(got)).sum())
 
 
 def _same_aspect(a_px: tuple[int, int], b_px: tuple[int, int]) -> bool:

@@ -16,11 +16,13 @@ from PIL import Image
 from dedupfs.errors import IntegrityError
 from dedupfs.ingest import jpeg
 from dedupfs.ingest.decode import decode, translated
+from dedupfs.ingest.jpeg_rounding import Rounding, rounded
 
-_LAYOUT = struct.Struct("<BBHBB")
+_LAYOUT = struct.Struct("<BBHBBB")
 _PROGRESSIVE, _OPTIMISE, _KEEP_RGB = 1, 2, 4
 
 _SUBSAMPLING = {(1, 1): 0, (2, 1): 1, (2, 2): 2}
+_FACTORS = tuple(_SUBSAMPLING)
 _FALLBACK_SUBSAMPLING = {(1, 2): 2, (4, 1): 2, (4, 2): 2}
 """What Pillow cannot write: 4:4:0, 4:1:1 and 4:1:0 become 4:2:0, and the comparison decides."""
 
@@ -55,7 +57,10 @@ _BLOCK_FREQUENCY = tuple(row + column for row in range(8) for column in range(8)
 
 @dataclass(frozen=True, slots=True)
 class JpegCoding:
-    """How to encode: quantization tables (row-major, one a component, without trailing repeats), sampling and scans."""
+    """How to encode: quantization tables (row-major, one a component, without trailing repeats), sampling and scans.
+
+    `rounding` is how the coefficients are rounded.
+    """
 
     tables: tuple[tuple[int, ...], ...]
     subsampling: int
@@ -64,11 +69,12 @@ class JpegCoding:
     keep_rgb: bool
     restart_blocks: int
     trim: int = 0
+    rounding: Rounding = Rounding.LIBRARY
 
     def to_bytes(self) -> bytes:
-        """Return the settings: 7 bytes with standard tables, 7 and the tables otherwise."""
+        """Return the settings: 8 bytes with standard tables, 8 and the tables otherwise."""
         flags = _PROGRESSIVE * self.progressive | _OPTIMISE * self.optimise | _KEEP_RGB * self.keep_rgb
-        head = _LAYOUT.pack(flags, self.subsampling, self.restart_blocks, self.trim, len(self.tables))
+        head = _LAYOUT.pack(flags, self.subsampling, self.restart_blocks, self.trim, self.rounding, len(self.tables))
         for quality in range(1, 101):
             if _standard_tables(quality, len(self.tables)) == self.tables:
                 return head + bytes([quality])
@@ -84,7 +90,7 @@ class JpegCoding:
             IntegrityError: anything else.
         """
         try:
-            flags, subsampling, restart_blocks, trim, count = _LAYOUT.unpack_from(record)
+            flags, subsampling, restart_blocks, trim, rounding, count = _LAYOUT.unpack_from(record)
             quality = record[_LAYOUT.size]
             if quality:
                 tables = _standard_tables(quality, count)
@@ -96,10 +102,10 @@ class JpegCoding:
                 tables = tuple(steps[at : at + 64] for at in range(0, len(steps), 64))
         except (struct.error, IndexError) as exc:
             raise IntegrityError("JPEG settings cut short") from exc
-        if subsampling > 2 or flags > 7 or not 1 <= count <= 3 or trim > TRIM_LEVELS:
+        if subsampling > 2 or flags > 7 or not 1 <= count <= 3 or trim > TRIM_LEVELS or rounding > 2:
             raise IntegrityError("JPEG settings with a forbidden value")
         progressive, optimise, keep_rgb = bool(flags & _PROGRESSIVE), bool(flags & _OPTIMISE), bool(flags & _KEEP_RGB)
-        return cls(tables, subsampling, progressive, optimise, keep_rgb, restart_blocks, trim)
+        return cls(tables, subsampling, progressive, optimise, keep_rgb, restart_blocks, trim, Rounding(rounding))
 
 
 def _standard_tables(quality: int, count: int) -> tuple[tuple[int, ...], ...]:
@@ -176,13 +182,15 @@ def evenly_requantized(image: Image.Image, step: float, subsampled: bool) -> Ima
 
 
 def encode(image: Image.Image, coding: JpegCoding) -> bytes:
-    """Return the coded segments, first table to EOI, of an image of mode L or RGB.
+    """Return the coded segments, first table to EOI, of an image of mode L, RGB or YCbCr.
 
     Raises:
         UndecodableError: the encoder failed.
     """
     out = io.BytesIO()
     tables = [_trimmed(table, coding.trim) for table in coding.tables]
+    if coding.rounding is not Rounding.LIBRARY and not coding.keep_rgb:
+        image = rounded(image, tuple(tables), _FACTORS[coding.subsampling], coding.rounding)
     with translated():
         image.save(
             out,

@@ -58,6 +58,15 @@ def _triangle(x: Positions) -> Positions:
     return np.maximum(0.0, 1.0 - np.abs(x))
 
 
+def _gaussian(x: Positions) -> Positions:
+    """The Gaussian of ImageMagick: a standard deviation of half a pixel. Source: resize.c."""
+    return np.where(np.abs(x) < 1.5, np.exp(-2.0 * x * x), 0.0)
+
+
+def _box(x: Positions) -> Positions:
+    return np.where((x >= -0.5) & (x < 0.5), 1.0, 0.0)
+
+
 def _area(x: Positions) -> Positions:
     raise NotImplementedError("coverage is integrated, not sampled")
 
@@ -66,6 +75,9 @@ AREA = Shape(_area, 0.5, True)
 TRIANGLE = Shape(_triangle, 1.0, True)
 MITCHELL = Shape(_cubic(1 / 3, 1 / 3), 2.0, True)
 CATMULL_ROM = Shape(_cubic(0.0, 0.5), 2.0, True)
+GAUSSIAN = Shape(_gaussian, 1.5, True)
+HERMITE = Shape(_cubic(0.0, 0.0), 1.0, True)
+BOX = Shape(_box, 0.5, True)
 SWSCALE_CUBIC = Shape(_cubic(0.0, 0.6), 2.0, True)
 LANCZOS2 = Shape(_lanczos(2), 2.0, True)
 LANCZOS3 = Shape(_lanczos(3), 3.0, True)
@@ -74,21 +86,33 @@ POINT_CUBIC = Shape(_cubic(0.0, 0.75), 2.0, False)
 POINT_LANCZOS4 = Shape(_lanczos(4), 4.0, False)
 
 
-def weights(source_px: float, target_px: int, shape: Shape, first: int, last: int) -> tuple[csr_array, int, int]:
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """How places of the target lie on one axis of the source: place p is centred at `origin` + (p + 0.5) x `step`.
+
+    `limit` is the number of source places. Beyond them a kernel meets the outermost ones again (`repeats`), or nothing.
+    """
+
+    step: float
+    origin: float
+    limit: int
+    repeats: bool = False
+
+
+def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[csr_array, int, int]:
     """Return the weights of one axis for target places `first` to `last` (exclusive).
 
-    Args:
-        source_px: length of the source axis; a fraction when a draft decode rounded it up.
     Returns:
         A matrix (last - first, stop - start), and the range start, stop of source places that it wants.
     """
-    ratio = source_px / target_px
-    limit = math.ceil(source_px)
+    ratio, limit = axis.step, axis.limit
     spread = max(ratio, 1.0) if shape.widens else 1.0
-    centres = (np.arange(first, last) + 0.5) * ratio
+    centres = np.clip(axis.origin + (np.arange(first, last) + 0.5) * ratio, 0.0, limit)
     reach = shape.reach * spread
-    lows = np.maximum(0, np.floor(centres - reach)).astype(np.int64)
-    taps = min(limit, math.ceil(2 * reach) + 2)
+    lows = np.floor(centres - reach).astype(np.int64)
+    if not axis.repeats:
+        lows = np.clip(lows, 0, limit - 1)
+    taps = math.ceil(2 * reach) + 2
     columns = lows[:, None] + np.arange(taps)[None, :]
     if shape is AREA:
         half = max(ratio, 1.0) / 2
@@ -96,11 +120,14 @@ def weights(source_px: float, target_px: int, shape: Shape, first: int, last: in
         values = np.maximum(cover, 0.0)
     else:
         values = shape.weight((columns + 0.5 - centres[:, None]) / spread)
-    values[columns >= limit] = 0.0
-    values /= values.sum(axis=1, keepdims=True)
-    start, stop = int(lows.min()), min(limit, int(columns.max()) + 1)
+    if not axis.repeats:
+        values[columns >= limit] = 0.0
+    columns = np.clip(columns, 0, limit - 1)
+    sums = values.sum(axis=1, keepdims=True)
+    values /= np.where(np.abs(sums) > 1e-9, sums, 1.0)
+    start, stop = int(columns.min()), int(columns.max()) + 1
     rows = np.repeat(np.arange(last - first), taps)
-    places = np.minimum(columns, stop - 1).ravel() - start
+    places = columns.ravel() - start
     matrix = csr_array((values.ravel().astype(np.float32), (rows, places)), shape=(last - first, stop - start))
     return matrix, start, stop
 
@@ -111,18 +138,18 @@ class Arithmetic:
 
     `linear_light`: weight light (sRGB transfer curve undone) instead of code values; `floors`: cut fractions off
     instead of rounding, as ImageMagick does when it goes from 16 bits to 8; `down_first`: weight along columns before
-    rows.
+    rows; `stepwise`: round to whole levels between the two, as libvips does.
     """
 
     linear_light: bool = False
     floors: bool = False
     down_first: bool = False
+    stepwise: bool = False
 
 
 def resample(
     image: Image.Image,
-    source_px: tuple[float, float],
-    target_px: tuple[int, int],
+    axes: tuple[Axis, Axis],
     window: tuple[int, int, int, int],
     shape: Shape,
     arithmetic: Arithmetic,
@@ -134,20 +161,21 @@ def resample(
 
     Args:
         image: mode L, LA, RGB or RGBA.
-        source_px: width and height of the part of the image that the target shows, from its upper left corner.
-        target_px: width and height of the whole target.
+        axes: how the target lies along the width and the height of the image.
         window: left, upper, right, lower in the target.
     """
     left, upper, right, lower = window
-    across, x_start, x_stop = weights(source_px[0], target_px[0], shape, left, right)
+    across, x_start, x_stop = weights(axes[0], shape, left, right)
     strips: list[Bytes] = []
     for top in range(upper, lower, _STRIP_ROWS):
         bottom = min(lower, top + _STRIP_ROWS)
-        down, y_start, y_stop = weights(source_px[1], target_px[1], shape, top, bottom)
+        down, y_start, y_stop = weights(axes[1], shape, top, bottom)
         samples = np.asarray(image.crop((x_start, y_start, x_stop, y_stop)))
         values = _weighable(samples.reshape(y_stop - y_start, x_stop - x_start, -1), image.mode, arithmetic)
         for vertical in (arithmetic.down_first, not arithmetic.down_first):
             values = np.clip(_apply(down, values) if vertical else _swapped(_apply(across, _swapped(values))), 0, 255)
+            if arithmetic.stepwise:
+                values = np.floor(values + np.float32(0.5))
         strips.append(_samples(values, image.mode, arithmetic))
     whole = np.concatenate(strips)
     return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)

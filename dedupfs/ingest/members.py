@@ -6,13 +6,14 @@ The one table from format to the modules that know it. Pure functions, any threa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
 from dedupfs.ingest import avif_coding, bmp_coding, jpeg, jpeg_coding, png_coding, tiff_coding, webp, webp_coding
 from dedupfs.ingest.decode import Picture
+from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.verify import Steps
 from dedupfs.model import PictureFormat
 
@@ -23,7 +24,8 @@ class Member:
 
     `sections` are its own bytes, `modes` the pixel modes it can be encoded from, `steps` how coarsely it was quantized.
     `fitted` yields (settings, file) of encodings of an image, each of exactly the written size, likeliest first;
-    `requantized` is an image through the member's encoder and back.
+    `requantized` is an image through the member's encoder and back. `roundings` are other views of a JPEG: the same
+    file, if an encoder made it that rounds in another way.
     """
 
     picture_format: PictureFormat
@@ -32,6 +34,7 @@ class Member:
     steps: Steps
     fitted: Callable[[Image.Image], Iterator[tuple[bytes, bytes]]]
     requantized: Callable[[Image.Image], Image.Image]
+    roundings: tuple[Member, ...] = ()
 
 
 def open_member(data: bytes, picture: Picture) -> Member:
@@ -109,18 +112,22 @@ def _jpeg(data: bytes) -> Member:
     if jpeg.is_multi_picture(parts):
         raise UnfitPictureError("a file of several pictures")
     sections = (parts.before, parts.inside, parts.after)
-    coding = jpeg_coding.coding_of(parts)
+    usual = jpeg_coding.coding_of(parts)
+    steps = steps_of(data, PictureFormat.JPEG)
 
-    def fitted(image: Image.Image) -> Iterator[tuple[bytes, bytes]]:
-        return jpeg_coding.fitted(image, coding, sections, len(data))
+    def rounding_as(coding: jpeg_coding.JpegCoding) -> Member:
+        return Member(
+            PictureFormat.JPEG,
+            sections,
+            "L" if len(parts.frame.tables) == 1 else "RGB",
+            steps,
+            lambda image: jpeg_coding.fitted(image, coding, sections, len(data)),
+            lambda image: jpeg_coding.requantized(image, coding),
+        )
 
-    return Member(
-        PictureFormat.JPEG,
-        sections,
-        "L" if len(parts.frame.tables) == 1 else "RGB",
-        steps_of(data, PictureFormat.JPEG),
-        fitted,
-        lambda image: jpeg_coding.requantized(image, coding),
+    others = [rounding for rounding in Rounding if rounding is not usual.rounding and not usual.keep_rgb]
+    return replace(
+        rounding_as(usual), roundings=tuple(rounding_as(replace(usual, rounding=rounding)) for rounding in others)
     )
 
 

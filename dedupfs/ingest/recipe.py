@@ -17,7 +17,7 @@ from dedupfs.ingest.scaling import Kernel, Scaling
 from dedupfs.model import PictureFormat
 
 _VERSION = 1
-_LAYOUT = struct.Struct("<BBBBBBBBHHIIB")
+_LAYOUT = struct.Struct("<BBBBBBBBHHIIBdB")
 
 _FORMATS = (
     PictureFormat.JPEG,
@@ -29,7 +29,10 @@ _FORMATS = (
 )
 """Codes are places in this tuple."""
 
-MODES = ("L", "LA", "RGB", "RGBA")
+MIN_STEP, MAX_STEP = 1e-3, 1e3
+"""Source pixels that a target pixel can take."""
+
+MODES = ("L", "LA", "RGB", "RGBA", "YCbCr")
 """Codes are places in this tuple."""
 
 
@@ -47,6 +50,8 @@ class Colour(enum.IntEnum):
 
     PLAIN = 0
     TO_SRGB = 1
+    PLANES = 2
+    """Luma and chroma as a JPEG holds them, chroma neither converted nor smoothed as it is brought to full size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Recipe:
     coding: bytes
 
     def to_bytes(self) -> bytes:
-        """Return the record: 21 bytes and the coding."""
+        """Return the record: 30 bytes and the coding."""
         return (
             _LAYOUT.pack(
                 _VERSION,
@@ -94,6 +99,8 @@ class Recipe:
                 self.width_px,
                 self.height_px,
                 sum(flag << bit for bit, flag in enumerate(dataclasses.astuple(self.scaling.arithmetic))),
+                self.scaling.step,
+                self.scaling.centred,
             )
             + self.coding
         )
@@ -109,9 +116,17 @@ class Recipe:
             raise IntegrityError("a recipe is cut short")
         fields = _LAYOUT.unpack_from(record)
         version, picture_format, mode, orientation, ground, colour, kernel, draft, reduce_x, reduce_y = fields[:10]
-        width_px, height_px, arithmetic = fields[10:]
-        if version != _VERSION or arithmetic > 7 or draft not in (1, 2, 4, 8) or not 1 <= orientation <= 8:
+        width_px, height_px, arithmetic, step, centred = fields[10:]
+        if (
+            version != _VERSION
+            or arithmetic > 15
+            or centred > 1
+            or draft not in (1, 2, 4, 8)
+            or not 1 <= orientation <= 8
+        ):
             raise IntegrityError("a recipe of an unknown version or with a forbidden value")
+        if not (step == 0 or MIN_STEP <= step <= MAX_STEP):
+            raise IntegrityError("a recipe with a forbidden scale")
         if not 0 < width_px * height_px <= MAX_PIXELS or not reduce_x or not reduce_y:
             raise IntegrityError("a recipe with a forbidden size")
         try:
@@ -125,7 +140,9 @@ class Recipe:
                     Kernel(kernel),
                     draft,
                     (reduce_x, reduce_y),
-                    Arithmetic(*(bool(arithmetic >> bit & 1) for bit in range(3))),
+                    Arithmetic(*(bool(arithmetic >> bit & 1) for bit in range(4))),
+                    step,
+                    bool(centred),
                 ),
                 record[_LAYOUT.size :],
             )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +40,20 @@ class Kernel(enum.IntEnum):
     POINT_LINEAR = 23
     POINT_CUBIC = 24
     POINT_LANCZOS4 = 25
+    FLOAT_GAUSSIAN = 26
+    FLOAT_HERMITE = 27
+    FLOAT_BOX = 28
     NEAREST_LOW = 32
     NEAREST_CORNER = 33
 
 
 _PILLOW = {
-    Kernel.NEAREST: Image.Resampling.NEAREST,
-    Kernel.BOX: Image.Resampling.BOX,
-    Kernel.BILINEAR: Image.Resampling.BILINEAR,
-    Kernel.HAMMING: Image.Resampling.HAMMING,
-    Kernel.BICUBIC: Image.Resampling.BICUBIC,
     Kernel.LANCZOS: Image.Resampling.LANCZOS,
+    Kernel.BICUBIC: Image.Resampling.BICUBIC,
+    Kernel.BILINEAR: Image.Resampling.BILINEAR,
+    Kernel.BOX: Image.Resampling.BOX,
+    Kernel.HAMMING: Image.Resampling.HAMMING,
+    Kernel.NEAREST: Image.Resampling.NEAREST,
 }
 _FLOAT = {
     Kernel.FLOAT_AREA: kernels.AREA,
@@ -63,6 +66,9 @@ _FLOAT = {
     Kernel.POINT_LINEAR: kernels.POINT_LINEAR,
     Kernel.POINT_CUBIC: kernels.POINT_CUBIC,
     Kernel.POINT_LANCZOS4: kernels.POINT_LANCZOS4,
+    Kernel.FLOAT_GAUSSIAN: kernels.GAUSSIAN,
+    Kernel.FLOAT_HERMITE: kernels.HERMITE,
+    Kernel.FLOAT_BOX: kernels.BOX,
 }
 
 
@@ -74,13 +80,17 @@ class Scaling:
     """One way to resize.
 
     `draft` is the DCT scale denominator of the decode (1, 2, 4, 8; JPEG only), `reduction` the integer factors of
-    Image.reduce() that Pillow's `reducing_gap` puts before the filter.
+    Image.reduce() that Pillow's `reducing_gap` puts before the filter. `step` is how many source pixels a target pixel
+    takes, in both directions, where a tool kept to a given scale though the size had to be rounded; 0 where the target
+    shows the whole source. Then `centred` says that what is left over lies on both sides, not at right and bottom.
     """
 
     kernel: Kernel
     draft: int = 1
     reduction: tuple[int, int] = (1, 1)
     arithmetic: kernels.Arithmetic = ROUNDED
+    step: float = 0.0
+    centred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +121,8 @@ def scaled(
         return base.image if window is None else base.image.crop(window)
     shape = _FLOAT.get(scaling.kernel)
     if shape is not None:
-        return kernels.resample(
-            base.image, base.extent_px, target_px, (left, upper, right, lower), shape, scaling.arithmetic
-        )
+        axes = _axes(base, target_px, scaling)
+        return kernels.resample(base.image, axes, (left, upper, right, lower), shape, scaling.arithmetic)
     if scaling.kernel in (Kernel.NEAREST_LOW, Kernel.NEAREST_CORNER):
         return _picked(base, target_px, (left, upper, right, lower), scaling.kernel is Kernel.NEAREST_CORNER)
     if scaling.kernel is Kernel.NEAREST and window is not None:
@@ -122,6 +131,18 @@ def scaled(
     ratio_x, ratio_y = base.extent_px[0] / width_px, base.extent_px[1] / height_px
     box = (left * ratio_x, upper * ratio_y, right * ratio_x, lower * ratio_y)
     return base.image.resize((right - left, lower - upper), _PILLOW[scaling.kernel], box)
+
+
+def _axes(base: Base, target_px: tuple[int, int], scaling: Scaling) -> tuple[kernels.Axis, kernels.Axis]:
+    # OpenCV and browsers, whose kernels do not widen, and libvips repeat the outermost pixels; ImageMagick does not.
+    repeats = scaling.arithmetic.stepwise or not _FLOAT[scaling.kernel].widens
+    found: list[kernels.Axis] = []
+    for place, (extent, target) in enumerate(zip(base.extent_px, target_px, strict=True)):
+        step = scaling.step / (scaling.draft * scaling.reduction[place]) if scaling.step else extent / target
+        origin = (extent - target * step) / 2 if scaling.centred else 0.0
+        limit = base.image.size[place] if scaling.step else math.ceil(extent)
+        found.append(kernels.Axis(step, origin, limit, repeats))
+    return found[0], found[1]
 
 
 def _picked(base: Base, target_px: tuple[int, int], window: tuple[int, int, int, int], corner: bool) -> Image.Image:
@@ -146,48 +167,90 @@ def _places(extent: float, target: int, first: int, last: int, corner: bool, lim
 
 
 _REDUCING_GAPS = (2.0, 3.0)
-"""2.0 is the default of Image.thumbnail(), 3.0 what its documentation calls hard to tell from fair resampling."""
+"""2.0 is the default of Image.thumbnail() and of libvips, 3.0 what Pillow calls hard to tell from fair resampling."""
+
+_LEAST_DRIFT_PX = 0.1
+"""Source pixels by which a step must move the far edge to be told from the target showing the whole source."""
+
+_MAX_STEPS = 3
 
 
-_MAGICK = (
-    Kernel.FLOAT_LANCZOS3,
-    Kernel.FLOAT_MITCHELL,
-    Kernel.FLOAT_TRIANGLE,
-    Kernel.FLOAT_CATMULL_ROM,
-    Kernel.FLOAT_AREA,
-)
-"""Filters of ImageMagick, its defaults first."""
+def steps_of(source_px: tuple[int, int], target_px: tuple[int, int]) -> list[float]:
+    """Return the steps that a tool may have kept to, though the size that came of it was rounded; likely ones first.
+
+    They are round percentages, and the exact ratios of width and of height.
+
+    Args:
+        source_px, target_px: width and height, turned the same way.
+    """
+    steps: list[float] = []
+    percents = sorted(range(1, 400), key=lambda percent: (percent % 25 > 0, percent % 5 > 0, percent))
+    round_ones = [100 / percent for percent in percents if _rounds_to(source_px, target_px, 100 / percent)]
+    for step in (*round_ones[:1], *(source / target for source, target in zip(source_px, target_px, strict=True))):
+        drifts = [abs(target * step - source) for source, target in zip(source_px, target_px, strict=True)]
+        known = any(max(abs(step - other) * target for target in target_px) < _LEAST_DRIFT_PX for other in steps)
+        if max(drifts) >= _LEAST_DRIFT_PX and not known and _rounds_to(source_px, target_px, step):
+            steps.append(step)
+    return steps[:_MAX_STEPS]
 
 
-def candidates(source_px: tuple[int, int], target_px: tuple[int, int], is_jpeg: bool) -> Iterator[Scaling]:
-    """Yield ways to resize, the likely ones first.
+def _rounds_to(source_px: tuple[int, int], target_px: tuple[int, int], step: float) -> bool:
+    """True when a scale gives the target size, whichever way its fractions are rounded."""
+    return all(abs(source / step - target) < 1.0 for source, target in zip(source_px, target_px, strict=True))
+
+
+def geometries(source_px: tuple[int, int], target_px: tuple[int, int]) -> list[Scaling]:
+    """Return how the target may lie on the source, each with one middling filter: for telling which it is."""
+    found = [Scaling(Kernel.FLOAT_TRIANGLE)]
+    for step in steps_of(source_px, target_px):
+        found += [Scaling(Kernel.FLOAT_TRIANGLE, step=step, centred=centred) for centred in (False, True)]
+    return found
+
+
+def candidates(
+    source_px: tuple[int, int], target_px: tuple[int, int], is_jpeg: bool, geometry: Scaling | None = None
+) -> list[Scaling]:
+    """Return ways to resize, the likely ones first, without the refinements of each.
 
     Args:
         source_px, target_px: width and height, turned the same way.
         is_jpeg: the source can be decoded at a DCT scale.
+        geometry: how the target lies on the source, one of `geometries`.
     """
     if source_px == target_px:
-        yield Scaling(Kernel.SAME)
-        return
-    for kernel in (Kernel.LANCZOS, Kernel.BICUBIC, Kernel.BILINEAR, Kernel.BOX, Kernel.HAMMING, Kernel.NEAREST):
-        yield Scaling(kernel)
+        return [Scaling(Kernel.SAME)]
+    lying = geometry or Scaling(Kernel.FLOAT_TRIANGLE)
+    found = [Scaling(kernel) for kernel in _PILLOW]
+    found += [Scaling(kernel) for kernel in (Kernel.NEAREST_LOW, Kernel.NEAREST_CORNER, *_FLOAT)]
+    if lying.step:
+        # Besides the others, not instead: of copies by the hardest filters the middling one tells little.
+        found += [replace(lying, kernel=kernel) for kernel in _FLOAT]
     ratio = min(source_px[0] / target_px[0], source_px[1] / target_px[1])
-    yield from (Scaling(Kernel.NEAREST_LOW), Scaling(Kernel.NEAREST_CORNER))
-    yield from (Scaling(kernel) for kernel in _FLOAT)
-    for floors, linear_light, down_first in itertools.product((True, False), (False, True), (True, False)):
-        if floors or linear_light:
-            arithmetic = kernels.Arithmetic(linear_light, floors, down_first)
-            yield from (Scaling(kernel, arithmetic=arithmetic) for kernel in _MAGICK if floors or not down_first)
     for gap in _REDUCING_GAPS:
-        factors = tuple(max(1, int(s / t / gap)) for s, t in zip(source_px, target_px, strict=True))
-        if max(factors) > 1:
-            yield from (Scaling(k, 1, (factors[0], factors[1])) for k in (Kernel.BICUBIC, Kernel.LANCZOS))
+        across, down = (max(1, int(s / t / gap)) for s, t in zip(source_px, target_px, strict=True))
+        if max(across, down) > 1:
+            found += [Scaling(kernel, 1, (across, down)) for kernel in (Kernel.BICUBIC, Kernel.LANCZOS)]
+            found.append(replace(lying, kernel=Kernel.FLOAT_LANCZOS3, reduction=(across, down)))
     for draft in (2, 4, 8):
         if is_jpeg and ratio >= draft:
             exact = all(-(-s // draft) == t for s, t in zip(source_px, target_px, strict=True))
             if exact:
-                yield Scaling(Kernel.SAME, draft)
+                found.append(Scaling(Kernel.SAME, draft))
             else:
                 drafted = (Kernel.BICUBIC, Kernel.LANCZOS, Kernel.BILINEAR, Kernel.BOX)
-                yield from (Scaling(kernel, draft) for kernel in drafted)
-                yield Scaling(Kernel.FLOAT_LANCZOS3, draft)
+                found += [Scaling(kernel, draft) for kernel in drafted]
+                found.append(replace(lying, kernel=Kernel.FLOAT_LANCZOS3, draft=draft))
+    return found
+
+
+def refinements(scaling: Scaling) -> list[Scaling]:
+    """Return the same filter with other arithmetic: in linear light, fractions cut off, rounded between the axes."""
+    if scaling.kernel not in _FLOAT:
+        return []
+    every = [
+        kernels.Arithmetic(linear_light, floors, down_first)
+        for floors, linear_light, down_first in itertools.product((True, False), (False, True), (True, False))
+        if floors or linear_light or down_first
+    ]
+    every.append(kernels.Arithmetic(down_first=True, stepwise=True))
+    return [replace(scaling, arithmetic=arithmetic) for arithmetic in every]

@@ -9,8 +9,8 @@ import io
 
 from PIL import Image, ImageCms
 
-from dedupfs.errors import UndecodableError
-from dedupfs.ingest.decode import Picture, decode, translated, transposed
+from dedupfs.errors import UndecodableError, UnfitPictureError
+from dedupfs.ingest.decode import Picture, decode, planes, translated, transposed
 from dedupfs.ingest.recipe import Colour, Ground, Treatment
 from dedupfs.ingest.scaling import Base, Scaling, reduced
 
@@ -81,6 +81,11 @@ class Bases:
         return reduced(image, extent_px, scaling.reduction)
 
     def _decoded(self, draft: int) -> tuple[Image.Image, tuple[float, float]]:
+        if self._treatment.colour is Colour.PLANES:
+            if draft != 1:
+                raise UnfitPictureError("samples as they are coded have one size")
+            coded = transposed(planes(self._representative), self._treatment.orientation)
+            return coded, (float(coded.width), float(coded.height))
         draft_px = None
         if draft > 1:
             picture = decode(self._representative, (1, 1))

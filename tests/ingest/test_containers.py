@@ -110,7 +110,7 @@ def test_encoder_parameters_are_read() -> None:
 def test_standard_tables_take_one_byte(quality: int) -> None:
     coding = jpeg_coding.coding_of(jpeg.split(encoded(PICTURE, quality=quality)))
     stored = coding.to_bytes()
-    assert len(stored) == 7
+    assert len(stored) == 8
     assert jpeg_coding.JpegCoding.from_bytes(stored) == coding
 
 

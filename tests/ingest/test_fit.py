@@ -239,7 +239,7 @@ def test_perceptual_policy_wants_the_aspect_ratio_and_no_more() -> None:
 
 
 def test_reasons() -> None:
-    assert misfit(encoded(ORIGINAL, "BMP")).reason == outcome.REASON_FORMAT
+    assert misfit(encoded(ORIGINAL, "GIF")).reason == outcome.REASON_FORMAT
     assert misfit(b"no picture").reason == outcome.REASON_FORMAT
     assert misfit(encoded(PIXELS, quality=80), b"no picture").reason == outcome.REASON_DECODE
     thumbnail = encoded(resized(PIXELS, 0.2), quality=50) + np.random.default_rng(1).bytes(100_000)
@@ -249,7 +249,7 @@ def test_reasons() -> None:
     assert misfit(gain_map).reason == outcome.REASON_FORMAT
 
 
-@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
 def test_broken_members_are_misfits(picture_format: str) -> None:
     member = bytearray(encoded(PIXELS, picture_format))
     random = np.random.default_rng(5)
