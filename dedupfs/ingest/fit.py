@@ -21,6 +21,7 @@ from dedupfs.ingest.outcome import (
     REASON_ASPECT,
     REASON_DECODE,
     REASON_FORMAT,
+    REASON_INEXACT,
     REASON_OWN,
     REASON_PIXELS,
     REASON_REVERSE,
@@ -73,10 +74,13 @@ GREY_FINE, GREY_COARSE = 5.0, 2.5
 """Chroma levels of a colour representative that a greyscale member may have dropped: JPEG noise on a grey picture."""
 
 
-def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
+def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool = False) -> Fit | Misfit:
     """Find a rendition of `member` from `representative` that may replace it under the policy.
 
     Both are whole files. Never raises over hostile bytes, they make a Misfit.
+
+    Args:
+        exact_only: give up early where the rendition will not be the member to the last byte.
     """
     try:
         picture = decode(member)
@@ -87,7 +91,7 @@ def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
     if len(own) + RECIPE_ALLOWANCE_BYTES > MAX_OWN_SHARE * len(member):
         return Misfit(REASON_OWN, None)
     try:
-        return _Search(member, picture, opened, own, representative, policy).run()
+        return _Search(member, picture, opened, own, representative, policy, exact_only).run()
     except (UnfitPictureError, UndecodableError):
         return Misfit(REASON_DECODE, None)
 
@@ -105,7 +109,14 @@ class _Search:
     """One call of `fit`: the decoded member and what has been learnt about the representative."""
 
     def __init__(
-        self, member: bytes, picture: Picture, opened: Member, own: bytes, representative: bytes, policy: Policy
+        self,
+        member: bytes,
+        picture: Picture,
+        opened: Member,
+        own: bytes,
+        representative: bytes,
+        policy: Policy,
+        exact_only: bool,
     ) -> None:
         self._member = member
         self._picture = picture
@@ -113,6 +124,7 @@ class _Search:
         self._own = own
         self._representative = representative
         self._policy = policy
+        self._exact_only = exact_only
         self._size_px = (picture.width_px, picture.height_px)
         self._steps = opened.steps
         self._source_steps = opened.steps
@@ -147,9 +159,11 @@ class _Search:
             for finish in self._finishes(Finish(treatment, in_mode(image, self._opened.mode), self._opened), scaling):
                 best, fits_size = self._fitted(finish, scaling)
                 fitted_any = fitted_any or fits_size
-                if best is not None:
+                if best is not None and (best.bit_exact or not self._exact_only):
                     return best
         differences = self._closest.differences if self._closest else None
+        if self._exact_only:
+            return Misfit(REASON_INEXACT, differences)
         return Misfit(REASON_PIXELS if fitted_any else REASON_SIZE, differences)
 
     def _fitted(self, finish: Finish, scaling: Scaling) -> tuple[Fit | None, bool]:
@@ -190,6 +204,8 @@ class _Search:
             errors.append(sum(_squared(want, got) for want, got in zip(wanted, made, strict=True)))
             if not errors[0]:
                 return found[:1]
+        if self._exact_only and min(errors):
+            return []
         order = np.argsort(errors, kind="stable")
         return [found[at] for at in order[:MAX_FINISHES]]
 

@@ -40,9 +40,9 @@ def inspect(data: bytes) -> PictureFacts:
     )
 
 
-def fit(member: bytes, representative: bytes, policy: Policy) -> Fit | Misfit:
+def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool = False) -> Fit | Misfit:
     """Find a rendition of `member` from `representative`; see `dedupfs.ingest.fit`."""
-    return search.fit(member, representative, policy)
+    return search.fit(member, representative, policy, exact_only)
 
 
 def look(data: bytes) -> bytes:

@@ -260,33 +260,42 @@ class Pipeline:
     def _fit(self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes) -> bool | None:
         """Try the better picture as the base of the other, then the other way round; None when neither fits.
 
-        The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, and
-        of two JPEGs often only one can be fitted into the size of the other. Where no pixels are compared, it would
-        draw a photo from its thumbnail.
+        The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, of
+        two JPEGs often only one can be fitted into the size of the other, and a picture that was compressed again at a
+        higher quality seems better than its original but only the original gives both of them to the last byte. Where
+        no pixels are compared, it would draw a photo from its thumbnail.
         """
         promote_first = better(facts, candidate.facts)
         orders = (promote_first,) if self._policy is Policy.PERCEPTUAL else (promote_first, not promote_first)
+        kept: Fit | dict[ContentId, Refit] | None = None
         for promoting in orders:
+            second_best = kept is not None
+            found: Fit | dict[ContentId, Refit] | None
             if promoting:
-                fits = self._refit(newcomer, facts, candidate, original)
-                if fits is not None:
-                    self._originals.put(candidate.representative, original)
-                    return self._settlement.promotion(newcomer, candidate, fits)
+                found = self._refit(newcomer, facts, candidate, original, exact_only=second_best)
             else:
-                outcome = self._compare(newcomer.data, original)
-                if isinstance(outcome, Fit):
-                    self._originals.put(newcomer.content, newcomer.data)
-                    return self._settlement.member(newcomer, candidate, outcome)
-        return None
+                outcome = self._compare(newcomer.data, original, exact_only=second_best)
+                found = outcome if isinstance(outcome, Fit) else None
+            if found is not None and (kept is None or _is_exact(found)):
+                kept = found
+            if kept is not None and (_is_exact(kept) or facts.pixels != candidate.facts.pixels):
+                break
+        if kept is None:
+            return None
+        if isinstance(kept, Fit):
+            self._originals.put(newcomer.content, newcomer.data)
+            return self._settlement.member(newcomer, candidate, kept)
+        self._originals.put(candidate.representative, original)
+        return self._settlement.promotion(newcomer, candidate, kept)
 
     def _refit(
-        self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes
+        self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes, *, exact_only: bool
     ) -> dict[ContentId, Refit] | None:
         """Compare every picture of the cluster with the newcomer; None when one of them does not fit.
 
         The representative comes first: if it does not fit, nothing else matters.
         """
-        outcome = self._compare(original, newcomer.data)
+        outcome = self._compare(original, newcomer.data, exact_only=exact_only)
         if isinstance(outcome, Misfit):
             return None
         fits = {candidate.representative: Refit(outcome, len(original), candidate.distance_bits)}
@@ -327,9 +336,9 @@ class Pipeline:
                 return None
             raise
 
-    def _compare(self, member: bytes, base: bytes) -> Fit | Misfit:
+    def _compare(self, member: bytes, base: bytes, *, exact_only: bool = False) -> Fit | Misfit:
         try:
-            outcome: Fit | Misfit = self._pool.call("fit", member, base, self._policy)
+            outcome: Fit | Misfit = self._pool.call("fit", member, base, self._policy, exact_only)
         except WorkerStartError:
             raise
         except IngestError as exc:
@@ -372,6 +381,11 @@ class _StoredPicture:
     def failed(self) -> None:
         """See Subject: it stays undecided, and is looked at again when everything is settled, or by the next mount."""
         self._put_off(self._content)
+
+
+def _is_exact(found: Fit | dict[ContentId, Refit]) -> bool:
+    """True when whatever was found comes back to the last byte."""
+    return found.bit_exact if isinstance(found, Fit) else all(refit.fit.bit_exact for refit in found.values())
 
 
 def _distance_bits(a: PictureFacts, b: PictureFacts) -> int:

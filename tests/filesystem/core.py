@@ -93,11 +93,13 @@ def _inspect(data: bytes) -> PictureFacts:
     return PictureFacts(PictureFormat.JPEG, width_px, width_px, 1, coarseness, False, fingerprint)
 
 
-def _fit(member: bytes, base: bytes, policy: Policy) -> Fit | Misfit:
+def _fit(member: bytes, base: bytes, policy: Policy, exact_only: bool = False) -> Fit | Misfit:
     _, scene, width_px, coarseness = _HEADER.unpack_from(member)
     _, base_scene, base_width_px, base_coarseness = _HEADER.unpack_from(base)
     if scene != base_scene or base_width_px < width_px or base_coarseness > coarseness:
         return Misfit("pixels", None)
+    if exact_only:
+        return Misfit("inexact", None)
     made = rendition_of(member)
     digest = hashlib.sha256(made).digest()
     return Fit(b"recipe", member[: _HEADER.size], Differences(1.0, 1.0, 0.5, 0.5, 0.0), False, digest, _look(made))

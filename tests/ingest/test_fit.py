@@ -228,6 +228,16 @@ def test_a_lossless_copy_is_rendered_from_its_lossy_source_and_not_the_reverse()
     assert fitted(lossless, BASE).bit_exact
 
 
+def test_only_an_exact_rendition_when_that_is_asked_for() -> None:
+    coarse = encoded(PIXELS, quality=60)
+    again = encoded(decode(coarse).image, quality=95)
+    found = jobs.fit(again, coarse, Policy.VERIFIED, exact_only=True)
+    assert isinstance(found, Fit)
+    assert found.bit_exact
+    assert isinstance(jobs.fit(coarse, again, Policy.VERIFIED), Fit)
+    assert jobs.fit(coarse, again, Policy.VERIFIED, exact_only=True) == Misfit(outcome.REASON_INEXACT, None)
+
+
 def test_perceptual_policy_wants_the_aspect_ratio_and_no_more() -> None:
     brighter = encoded(edited(ORIGINAL, (1.2, 1.1, 1.0)), quality=80)
     found = jobs.fit(brighter, BASE, Policy.PERCEPTUAL)

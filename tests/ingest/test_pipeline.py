@@ -108,15 +108,36 @@ def test_the_same_bytes_as_a_rendition_are_that_rendition(core: Core) -> None:
     assert core.read(b"two") == rendition_of(COPY)
 
 
+@pytest.mark.parametrize("original_first", [True, False])
+def test_what_gives_both_to_the_last_byte_is_the_base(core: Core, pool: TamperedPool, original_first: bool) -> None:
+    """A picture compressed again at a higher quality seems the better one, and its original would come out inexact."""
+    original, again = sketch(5, 400, 9, 5000), sketch(5, 400, 2, 9000)
+    digest = hashlib.sha256(rendition_of(again)).digest()
+
+    def fit(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
+        if member == again:
+            return Fit(b"recipe", member[:9], Differences(0.0, 0.0, 0.0, 0.0, 0.0), True, digest, digest)
+        if exact_only:
+            return Misfit("inexact", None)
+        made = hashlib.sha256(rendition_of(member)).digest()
+        return Fit(b"recipe", member[:9], Differences(1.0, 1.0, 0.5, 0.5, 0.0), False, made, made)
+
+    pool.instead["fit"] = fit
+    files = {"original": original, "again": again}
+    settled(core, **(files if original_first else dict(reversed(files.items()))))
+    assert kinds(core) == {"original": "picture", "again": "rendition"}
+    assert core.counter("bit_exact_renditions") == 1
+
+
 def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core, pool: TamperedPool) -> None:
     settled(core, copy=COPY, small=SMALL)
     before = {name: core.read(name) for name in (b"copy", b"small")}
     fit = SketchPool.call
 
-    def stubborn(member: bytes, base: bytes, policy: Policy) -> Any:
+    def stubborn(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
         if len(member) == len(SMALL) and member[:9] == SMALL[:9]:
             return Misfit("pixels", None)
-        return fit(pool, "fit", member, base, policy)
+        return fit(pool, "fit", member, base, policy, exact_only)
 
     pool.instead["fit"] = stubborn
     settled(core, photo=PHOTO)
