@@ -38,8 +38,9 @@ class Comparison:
 
 
 # No rendition may be further from what was written, whatever dedupfs measured itself. The limits of the verification
-# grow with the coarseness of a picture's own quantization and are mostly lower; these catch one that went wrong.
-CEILINGS = Comparison(fine_luma=14, fine_chroma=12, coarse_luma=3, coarse_chroma=3, alpha=0, psnr_db=25)
+# grow with the coarseness of a picture's own quantization and are mostly lower; these catch one that went wrong. An
+# AVIF with a step of 10 levels and half the chroma samples comes out up to 3.2 levels off on some tile.
+CEILINGS = Comparison(fine_luma=14, fine_chroma=12, coarse_luma=3, coarse_chroma=3.5, alpha=0, psnr_db=25)
 
 
 def compare_pictures(written: Path | IO[bytes], read: Path | IO[bytes]) -> tuple[Comparison | None, list[str]]:

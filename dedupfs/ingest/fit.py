@@ -31,11 +31,11 @@ from dedupfs.ingest.outcome import (
 )
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
 from dedupfs.ingest.rendition import in_mode
-from dedupfs.ingest.scaling import Kernel, Scaling, candidates, geometries, refinements, scaled
+from dedupfs.ingest.scaling import ROUNDED, Kernel, Scaling, candidates, geometries, refinements, scaled
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import Bases, on_white, treated
-from dedupfs.ingest.verify import Verdict, verify
-from dedupfs.ingest.windows import Window, inner, windows_of
+from dedupfs.ingest.verify import Verdict, local_excess, verify
+from dedupfs.ingest.windows import Window, inner, trimmed, windows_of
 from dedupfs.model import PictureFormat, Policy
 
 MAX_OWN_SHARE = 0.9
@@ -66,6 +66,12 @@ MAX_FINISHES = 2
 
 GOOD_ENOUGH = 0.8
 """Share of the limits with which no further setting of a dear encoder is tried."""
+
+HOPELESS_WINDOW = 2.0
+"""Excess of one window from which the whole picture is not encoded; of 56 copies that passed the largest was 1.12."""
+
+HOPELESS_FILTER = 5.0
+"""Excess of the first window with the closest filter from which its arithmetic is not refined."""
 
 HOPELESS_LOSSY = 8.0
 """Excess, before it is encoded, from which a rendition of a lossy WebP has never passed afterwards."""
@@ -148,7 +154,7 @@ class _Search:
         if source_px == self._size_px and self._is_reverse(bases(same).image, draft):
             return Misfit(REASON_REVERSE, None)
         ways = [same] if source_px == self._size_px else self._ranked(source_px, draft, bases)
-        fitted_any = False
+        fitted_any = not ways
         for scaling in ways[:MAX_ATTEMPTS]:
             image = scaled(bases(scaling), scaling, self._size_px)
             if self._policy is not Policy.PERCEPTUAL and not self._may_be_grey(image):
@@ -156,7 +162,9 @@ class _Search:
             if self._is_hopeless(image):
                 fitted_any = True
                 continue
-            for finish in self._finishes(Finish(treatment, in_mode(image, self._opened.mode), self._opened), scaling):
+            finishes = self._finishes(Finish(treatment, in_mode(image, self._opened.mode), self._opened), scaling)
+            fitted_any = fitted_any or not finishes
+            for finish in finishes:
                 best, fits_size = self._fitted(finish, scaling)
                 fitted_any = fitted_any or fits_size
                 if best is not None and (best.bit_exact or not self._exact_only):
@@ -197,17 +205,27 @@ class _Search:
         if len(found) == 1:
             return found
         windows = windows_of(self._picture.image)
-        wanted = [inner(self._picture.image.crop(window)) for window in windows]
-        errors = []
+        member_windows = [self._picture.image.crop(window) for window in windows]
+        wanted = [inner(window) for window in member_windows]
+        errors: list[float] = []
         for finish in found:
             made = self._requantized([finish.image.crop(window) for window in windows], finish.member)
             errors.append(sum(_squared(want, got) for want, got in zip(wanted, made, strict=True)))
             if not errors[0]:
                 return found[:1]
+            if len(errors) == 1 and self._differ(member_windows, made):
+                return []
         if self._exact_only and min(errors):
             return []
         order = np.argsort(errors, kind="stable")
         return [found[at] for at in order[:MAX_FINISHES]]
+
+    def _differ(self, wanted: list[Image.Image], made: list[Image.Image]) -> bool:
+        """Return whether some window shows that the whole pictures are too far apart for any way of encoding."""
+        pairs = zip(wanted, made, strict=True)
+        return self._policy is not Policy.PERCEPTUAL and any(
+            local_excess(trimmed(want), trimmed(got), self._steps) > HOPELESS_WINDOW for want, got in pairs
+        )
 
     def _as_coded(self, treatment: Treatment, scaling: Scaling) -> tuple[Treatment, Image.Image] | None:
         """Return the representative's samples as they are coded, where that is another way to see them."""
@@ -268,10 +286,24 @@ class _Search:
         geometry = self._by_error(lying, bases, windows)[0] if len(lying) > 1 else lying[0]
         ways = candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG, geometry)
         ways = self._by_error(ways, bases, windows[:1])[:SHORTLIST]
+        if self._is_far(ways[0], bases, windows[0]):
+            return []
         ways = self._by_error(ways, bases, windows)[:REFINED]
         refined = [other for way in ways for other in refinements(way)]
         refined = self._by_error(refined, bases, windows[:1])[:SHORTLIST]
-        return self._by_error([*ways, *refined], bases, windows)
+        distinct: dict[Scaling, Scaling] = {}
+        for way in self._by_error([*ways, *refined], bases, windows):
+            # A second attempt with the same filter would end as the first did.
+            distinct.setdefault(replace(way, arithmetic=ROUNDED), way)
+        return list(distinct.values())
+
+    def _is_far(self, way: Scaling, bases: Bases, window: Window) -> bool:
+        """Return whether the closest filter is so far off in one window that no refinement will help."""
+        if self._policy is Policy.PERCEPTUAL:
+            return False
+        image = in_mode(scaled(bases(way), way, self._size_px, window), self._opened.mode)
+        made = self._requantized([image], self._opened)[0]
+        return local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps) > HOPELESS_FILTER
 
     def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[Scaling]:
         """Return the ways in rising order of their squared error on some windows of the member."""

@@ -58,11 +58,6 @@ def _triangle(x: Positions) -> Positions:
     return np.maximum(0.0, 1.0 - np.abs(x))
 
 
-def _gaussian(x: Positions) -> Positions:
-    """The Gaussian of ImageMagick: a standard deviation of half a pixel. Source: resize.c."""
-    return np.where(np.abs(x) < 1.5, np.exp(-2.0 * x * x), 0.0)
-
-
 def _box(x: Positions) -> Positions:
     return np.where((x >= -0.5) & (x < 0.5), 1.0, 0.0)
 
@@ -75,7 +70,6 @@ AREA = Shape(_area, 0.5, True)
 TRIANGLE = Shape(_triangle, 1.0, True)
 MITCHELL = Shape(_cubic(1 / 3, 1 / 3), 2.0, True)
 CATMULL_ROM = Shape(_cubic(0.0, 0.5), 2.0, True)
-GAUSSIAN = Shape(_gaussian, 1.5, True)
 HERMITE = Shape(_cubic(0.0, 0.0), 1.0, True)
 BOX = Shape(_box, 0.5, True)
 SWSCALE_CUBIC = Shape(_cubic(0.0, 0.6), 2.0, True)

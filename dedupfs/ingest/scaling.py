@@ -40,9 +40,8 @@ class Kernel(enum.IntEnum):
     POINT_LINEAR = 23
     POINT_CUBIC = 24
     POINT_LANCZOS4 = 25
-    FLOAT_GAUSSIAN = 26
-    FLOAT_HERMITE = 27
-    FLOAT_BOX = 28
+    FLOAT_HERMITE = 26
+    FLOAT_BOX = 27
     NEAREST_LOW = 32
     NEAREST_CORNER = 33
 
@@ -55,6 +54,7 @@ _PILLOW = {
     Kernel.HAMMING: Image.Resampling.HAMMING,
     Kernel.NEAREST: Image.Resampling.NEAREST,
 }
+# Not among them is the Gaussian of ImageMagick: with it copies at 60 % that somebody had blurred by 0.8 pixels passed.
 _FLOAT = {
     Kernel.FLOAT_AREA: kernels.AREA,
     Kernel.FLOAT_TRIANGLE: kernels.TRIANGLE,
@@ -66,7 +66,6 @@ _FLOAT = {
     Kernel.POINT_LINEAR: kernels.POINT_LINEAR,
     Kernel.POINT_CUBIC: kernels.POINT_CUBIC,
     Kernel.POINT_LANCZOS4: kernels.POINT_LANCZOS4,
-    Kernel.FLOAT_GAUSSIAN: kernels.GAUSSIAN,
     Kernel.FLOAT_HERMITE: kernels.HERMITE,
     Kernel.FLOAT_BOX: kernels.BOX,
 }

@@ -168,19 +168,21 @@ def _is_within(value: float | None, least: float, most: float) -> bool:
     return value is not None and least <= value <= most
 
 
-def judge(maps: Maps, steps: Steps, may_have_lost: bool = False) -> Verdict:
-    """Hold the maps against the limits.
+def local_excess(member: Image.Image, rendition: Image.Image, steps: Steps) -> float:
+    """Return the excess of what can be told from a part of two pictures: all but detail, texture and alpha."""
+    ratios = _ratios(measure(member, rendition), steps)
+    return max(ratio for name, ratio in ratios.items() if name not in ("detail", "alpha"))
 
-    Args:
-        may_have_lost: the member was found not to be sharpened, so it may have more detail than the rendition.
-    """
+
+def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
+    """Return each measurement over its limit."""
     tiles = maps.member_tiles - maps.rendition_tiles
     fine_chroma = maps.fine_chroma
     coarse_luma, coarse_chroma = np.abs(tiles[:, :, 0]), np.abs(tiles[:, :, 1:]).max(axis=2)
     broad = np.abs(uniform_filter(tiles, size=(BROAD_TILES, BROAD_TILES, 1), mode="nearest"))
     shared = np.minimum(maps.member_range, maps.rendition_range)
-    detail = math.sqrt((maps.member_detail + DETAIL_FLOOR) / (maps.rendition_detail + DETAIL_FLOOR))
-    ratios = {
+    detail = _detail_ratio(maps)
+    return {
         "fine luma": float((maps.fine_luma / (FINE_LUMA.at(maps.fine_luma, steps.luma) + RANGE_SHARE * shared)).max()),
         "fine chroma": float(fine_chroma.max()) / FINE_CHROMA.at(fine_chroma, steps.chroma),
         "coarse luma": float(coarse_luma.max()) / COARSE_LUMA.at(coarse_luma, steps.luma),
@@ -190,15 +192,31 @@ def judge(maps: Maps, steps: Steps, may_have_lost: bool = False) -> Verdict:
         "detail": (max(detail, 1 / detail) - 1) / (DETAIL[0] + DETAIL[1] * steps.luma),
         "alpha": maps.alpha / ALPHA,
     }
+
+
+def _detail_ratio(maps: Maps) -> float:
+    """Return how much fine detail the member has, over the rendition's."""
+    return math.sqrt((maps.member_detail + DETAIL_FLOOR) / (maps.rendition_detail + DETAIL_FLOOR))
+
+
+def judge(maps: Maps, steps: Steps, may_have_lost: bool = False) -> Verdict:
+    """Hold the maps against the limits.
+
+    Args:
+        may_have_lost: the member was found not to be sharpened, so it may have more detail than the rendition.
+    """
+    tiles = maps.member_tiles - maps.rendition_tiles
+    detail = _detail_ratio(maps)
+    ratios = _ratios(maps, steps)
     if may_have_lost and detail > 1:
         ratios = {name: ratio / LOST_EXCESS for name, ratio in ratios.items()}
         ratios["detail"] = (detail - 1) / min(MAX_LOST_DETAIL, LOST_DETAIL * steps.lost)
     worst = max(ratios, key=lambda name: ratios[name])
     differences = Differences(
         float(maps.fine_luma.max()),
-        float(fine_chroma.max()),
-        float(coarse_luma.max()),
-        float(coarse_chroma.max()),
+        float(maps.fine_chroma.max()),
+        float(np.abs(tiles[:, :, 0]).max()),
+        float(np.abs(tiles[:, :, 1:]).max()),
         maps.alpha,
     )
     return Verdict(differences, ratios[worst], worst)

@@ -21,11 +21,15 @@ MAX_WINDOWS = 5
 """
 
 
-def inner(image: Image.Image) -> npt.NDArray[np.float32]:
-    """Return the samples of a window without its margin, which filters at its edges reach into."""
+def trimmed(image: Image.Image) -> Image.Image:
+    """Return a window without its margin, which filters at its edges reach into."""
     margin = WINDOW_MARGIN_PX if min(image.size) > 4 * WINDOW_MARGIN_PX else 0
-    samples = np.asarray(image).astype(np.float32)
-    return samples[margin : image.height - margin, margin : image.width - margin]
+    return image.crop((margin, margin, image.width - margin, image.height - margin)) if margin else image
+
+
+def inner(image: Image.Image) -> npt.NDArray[np.float32]:
+    """Return the samples of a window without its margin."""
+    return np.asarray(trimmed(image)).astype(np.float32)
 
 
 def windows_of(image: Image.Image) -> list[Window]:
