@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT / "tests" / "photos"
 
 # With a part in Python beside them, which explains itself.
-TWO_PARTS = ["bench", "crashtest", "damagetest", "demo", "evaluate", "fuzz", "make_frozen_volume", "soak"]
+TWO_PARTS = ["bench", "crashtest", "damagetest", "demo", "evaluate", "fuzz", "make_frozen_volume", "robustness", "soak"]
 SHELL_SCRIPTS = [".ci/run", "scripts/bootstrap.sh", *(f"scripts/{name}" for name in ["check", "test", *TWO_PARTS])]
 
 

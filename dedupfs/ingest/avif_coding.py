@@ -47,8 +47,9 @@ _SPEEDS = (6, 8)
 _THREADS = 2
 """One thread makes other bytes than several, which are what programs use by default."""
 
-_MAX_ENCODINGS = 5
-_WORK_PIXELS = 12_000_000
+_MAX_ENCODINGS = 3
+"""With one tuning; the second or third size is within a few percent of the wanted one."""
+_WORK_PIXELS = 5_000_000
 """Pixels that a search encodes in all; at least two encodings are always tried."""
 
 
@@ -151,17 +152,20 @@ def fitted(image: Image.Image, member: Image.Image, target: AvifTarget) -> Itera
     """
     speed = _SPEEDS[image.width * image.height > _SPEED_WORK_PIXELS]
     coding = replace(target.coding, speed=speed, centred=_is_centred(image, member))
+    left = max(2, _WORK_PIXELS // (image.width * image.height))
     for plain in (coding.plain, not coding.plain):
         quality = _likely_quality(target.quantizer, plain)
-        yield from _fitted(image, replace(coding, plain=plain, quality=quality), target)
+        yield from _fitted(image, replace(coding, plain=plain, quality=quality), target, min(left, _MAX_ENCODINGS))
+        left -= _MAX_ENCODINGS
 
 
-def _fitted(image: Image.Image, coding: AvifCoding, target: AvifTarget) -> Iterator[tuple[bytes, bytes]]:
+def _fitted(
+    image: Image.Image, coding: AvifCoding, target: AvifTarget, encodings: int
+) -> Iterator[tuple[bytes, bytes]]:
     """Yield (settings, file) of the encodings that fit, on the way to the finest; only qualities differ."""
     tried: dict[int, int] = {}
-    allowed = max(2, min(_MAX_ENCODINGS, _WORK_PIXELS // (image.width * image.height)))
     quality = coding.quality
-    for _ in range(allowed):
+    for _ in range(encodings):
         attempt = replace(coding, quality=quality)
         coded = encode(image, attempt, target.sections[2])
         tried[quality] = len(coded)

@@ -34,7 +34,7 @@ from dedupfs.ingest.rendition import in_mode
 from dedupfs.ingest.scaling import ROUNDED, Kernel, Scaling, candidates, geometries, refinements, scaled
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import Bases, on_white, treated
-from dedupfs.ingest.verify import Verdict, local_excess, verify
+from dedupfs.ingest.verify import Steps, Verdict, local_excess, verify
 from dedupfs.ingest.windows import Window, inner, trimmed, windows_of
 from dedupfs.model import PictureFormat, Policy
 
@@ -222,14 +222,17 @@ class _Search:
 
     def _differ(self, wanted: list[Image.Image], made: list[Image.Image]) -> bool:
         """Return whether some window shows that the whole pictures are too far apart for any way of encoding."""
+        if self._policy is Policy.PERCEPTUAL or not self._opened.faithful:
+            return False
         pairs = zip(wanted, made, strict=True)
-        return self._policy is not Policy.PERCEPTUAL and any(
-            local_excess(trimmed(want), trimmed(got), self._steps) > HOPELESS_WINDOW for want, got in pairs
-        )
+        return any(local_excess(trimmed(want), trimmed(got), self._steps) > HOPELESS_WINDOW for want, got in pairs)
 
     def _as_coded(self, treatment: Treatment, scaling: Scaling) -> tuple[Treatment, Image.Image] | None:
         """Return the representative's samples as they are coded, where that is another way to see them."""
+        lossless = self._opened.steps == Steps(0.0, 0.0)
         if scaling != Scaling(Kernel.SAME) or treatment.colour is not Colour.PLAIN:
+            return None
+        if self._picture.picture_format is not PictureFormat.JPEG and not lossless:
             return None
         changed = replace(treatment, colour=Colour.PLANES)
         try:
@@ -299,7 +302,7 @@ class _Search:
 
     def _is_far(self, way: Scaling, bases: Bases, window: Window) -> bool:
         """Return whether the closest filter is so far off in one window that no refinement will help."""
-        if self._policy is Policy.PERCEPTUAL:
+        if self._policy is Policy.PERCEPTUAL or not self._opened.faithful:
             return False
         image = in_mode(scaled(bases(way), way, self._size_px, window), self._opened.mode)
         made = self._requantized([image], self._opened)[0]

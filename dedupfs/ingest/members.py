@@ -25,7 +25,8 @@ class Member:
     `sections` are its own bytes, `modes` the pixel modes it can be encoded from, `steps` how coarsely it was quantized.
     `fitted` yields (settings, file) of encodings of an image, each of exactly the written size, likeliest first;
     `requantized` is an image through the member's encoder and back. `roundings` are other views of a JPEG: the same
-    file, if an encoder made it that rounds in another way.
+    file, if an encoder made it that rounds in another way. `faithful` is False where another codec stands in for the
+    member's own in `requantized`.
     """
 
     picture_format: PictureFormat
@@ -35,6 +36,7 @@ class Member:
     fitted: Callable[[Image.Image], Iterator[tuple[bytes, bytes]]]
     requantized: Callable[[Image.Image], Image.Image]
     roundings: tuple[Member, ...] = ()
+    faithful: bool = True
 
 
 def open_member(data: bytes, picture: Picture) -> Member:
@@ -80,6 +82,7 @@ def open_member(data: bytes, picture: Picture) -> Member:
             avif_target.steps,
             lambda image: avif_coding.fitted(image, picture.image, avif_target),
             lambda image: jpeg_coding.evenly_requantized(image, avif_target.steps.luma, subsampled),
+            faithful=False,
         )
     if picture_format is PictureFormat.BMP:
         return _bmp(data, picture)
