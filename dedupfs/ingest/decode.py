@@ -8,6 +8,7 @@ bounds it at 256 MiB, and the size is taken from the header before anything is d
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ _PILLOW_NAMES = {
     PictureFormat.BMP: "BMP",
     PictureFormat.GIF: "GIF",
     PictureFormat.AVIF: "AVIF",
+    PictureFormat.HEIC: "HEIF",
 }
 
 _MODES_FIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
@@ -220,9 +222,9 @@ def _open(data: bytes) -> tuple[Image.Image, PictureFormat]:
     picture_format = sniff(data[:64])
     if picture_format is None:
         raise UndecodableError("no picture format known here")
-    name = _PILLOW_NAMES.get(picture_format)
-    if name is None:
-        raise UnfitPictureError(f"no decoder for {picture_format.value}")
+    name = _PILLOW_NAMES[picture_format]
+    if picture_format is PictureFormat.HEIC and not _reads_heic():
+        raise UnfitPictureError("no decoder for HEIC")
     image: Image.Image
     if picture_format is PictureFormat.JPEG:
         # The class itself: Image.open() would turn files with further pictures behind the first into another format.
@@ -241,6 +243,17 @@ def _open(data: bytes) -> tuple[Image.Image, PictureFormat]:
     if picture_format is PictureFormat.TIFF and max(image.tag_v2.get(258, (8,))) > 8:  # type: ignore[attr-defined]
         raise UnfitPictureError("more than 8 bits a channel")
     return image, picture_format
+
+
+@functools.cache
+def _reads_heic() -> bool:
+    """Return whether pillow-heif is installed; it is loaded when the first HEIC picture comes."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
 
 
 def _normalised(image: Image.Image) -> Image.Image:

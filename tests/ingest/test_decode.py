@@ -14,7 +14,7 @@ from dedupfs.errors import UndecodableError, UnfitPictureError
 from dedupfs.ingest import decode as decoding
 from dedupfs.ingest import jobs, png
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, decode, transposed, upright
-from dedupfs.model import PictureFormat
+from dedupfs.model import PictureFormat, Policy
 from tests.ingest.drawing import encoded, photo
 
 PICTURE = photo(2, (200, 120))
@@ -65,9 +65,8 @@ def test_other_still_formats_decode(picture_format: str) -> None:
         encoded(Image.fromarray(np.zeros((80, 80), np.float32)), "TIFF"),
         encoded(PICTURE, "GIF", save_all=True, append_images=[PICTURE.rotate(180)]),
         encoded(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(180)]),
-        b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100),
     ],
-    ids=["cmyk", "grey16", "float", "gif", "webp", "heic"],
+    ids=["cmyk", "grey16", "float", "gif", "webp"],
 )
 def test_unfit(data: bytes) -> None:
     with pytest.raises(UnfitPictureError):
@@ -109,3 +108,24 @@ def test_further_pictures_of_a_jpeg_do_not_make_it_another_format() -> None:
     out = io.BytesIO()
     PICTURE.save(out, "MPO", save_all=True, append_images=[PICTURE.rotate(180)])
     assert decode(out.getvalue()).picture_format is PictureFormat.JPEG
+
+
+def test_heic_is_unfit_without_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "_reads_heic", lambda: False)
+    with pytest.raises(UnfitPictureError):
+        decode(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+
+
+def test_heic_is_read_where_its_decoder_is_installed() -> None:
+    """It is a photo's original on many phones: JPEG copies of it are drawn from it."""
+    heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    out = io.BytesIO()
+    heif.from_pillow(PICTURE).save(out, quality=90)
+    decoded = decode(out.getvalue())
+    assert decoded.picture_format is PictureFormat.HEIC
+    assert decoded.image.size == PICTURE.size
+    copy = encoded(decoded.image, quality=80)
+    found = jobs.fit(copy, out.getvalue(), Policy.VERIFIED)
+    assert isinstance(found, jobs.Fit)
+    assert found.bit_exact
+    assert isinstance(jobs.fit(out.getvalue(), copy, Policy.VERIFIED), jobs.Misfit)
