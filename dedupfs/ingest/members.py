@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
-from dedupfs.ingest import avif_coding, bmp_coding, jpeg, jpeg_coding, png_coding, tiff_coding, webp, webp_coding
+from dedupfs.ingest import avif_coding, bmp_coding, jpeg, jpeg_coding, png, png_coding, tiff_coding, webp, webp_coding
 from dedupfs.ingest.decode import Picture
 from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.verify import Steps
@@ -61,6 +61,7 @@ def open_member(data: bytes, picture: Picture) -> Member:
             Steps(0.0, 0.0),
             lambda image: png_coding.fitted(image, target),
             lambda image: image,
+            faithful=target.header.colour_type != png.PALETTE,
         )
     if picture_format is PictureFormat.WEBP:
         webp_target = webp_coding.target_of(data, picture.stored_mode)

@@ -16,7 +16,8 @@ from dedupfs.ingest.kernels import Arithmetic
 from dedupfs.ingest.scaling import Kernel, Scaling
 from dedupfs.model import PictureFormat
 
-_VERSION = 1
+_VERSION = 2
+"""2 since scales of a tool's own and the rounding of JPEG coefficients are part of it."""
 _LAYOUT = struct.Struct("<BBBBBBBBHHIIBdB")
 
 _FORMATS = (
