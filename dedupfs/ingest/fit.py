@@ -59,10 +59,14 @@ SHORTLIST = 8
 """Ways to scale that are tried on all windows of the member, after the first window has ranked them."""
 
 REFINED = 3
-"""Of these, ways whose arithmetic is varied: how it rounds matters less than which filter it is."""
+"""Of these, ways whose arithmetic is varied, and variants tried on all windows: how a filter rounds matters less than
+which one it is."""
 
 MAX_FINISHES = 2
 """Ways to round and to take samples that are encoded in full."""
+
+USUAL_ERROR_SHARE = 0.98
+"""Another way has to be closer than the usual one by more than chance; it costs time whenever somebody reads."""
 
 GOOD_ENOUGH = 0.8
 """Share of the limits with which no further setting of a dear encoder is tried."""
@@ -217,7 +221,7 @@ class _Search:
                 return []
         if self._exact_only and min(errors):
             return []
-        order = np.argsort(errors, kind="stable")
+        order = np.argsort([errors[0] * USUAL_ERROR_SHARE, *errors[1:]], kind="stable")
         return [found[at] for at in order[:MAX_FINISHES]]
 
     def _differ(self, wanted: list[Image.Image], made: list[Image.Image]) -> bool:
@@ -286,16 +290,18 @@ class _Search:
         """
         windows = windows_of(self._picture.image)
         lying = geometries(source_px, self._size_px)
-        geometry = self._by_error(lying, bases, windows)[0] if len(lying) > 1 else lying[0]
+        geometry = self._by_error(lying, bases, windows)[0][0] if len(lying) > 1 else lying[0]
         ways = candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG, geometry)
-        ways = self._by_error(ways, bases, windows[:1])[:SHORTLIST]
+        ways = [way for way, _ in self._by_error(ways, bases, windows[:1])[:SHORTLIST]]
         if self._is_far(ways[0], bases, windows[0]):
             return []
-        ways = self._by_error(ways, bases, windows)[:REFINED]
-        refined = [other for way in ways for other in refinements(way)]
-        refined = self._by_error(refined, bases, windows[:1])[:SHORTLIST]
+        closest = self._by_error(ways, bases, windows)
+        if not closest[0][1]:
+            return [closest[0][0]]
+        refined = [other for way, _ in closest[:REFINED] for other in refinements(way)]
+        refined = [way for way, _ in self._by_error(refined, bases, windows[:1])[:REFINED]]
         distinct: dict[Scaling, Scaling] = {}
-        for way in self._by_error([*ways, *refined], bases, windows):
+        for way, _ in sorted([*closest, *self._by_error(refined, bases, windows)], key=lambda entry: entry[1]):
             # A second attempt with the same filter would end as the first did.
             distinct.setdefault(replace(way, arithmetic=ROUNDED), way)
         return list(distinct.values())
@@ -308,10 +314,8 @@ class _Search:
         made = self._requantized([image], self._opened)[0]
         return local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps) > HOPELESS_FILTER
 
-    def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[Scaling]:
-        """Return the ways in rising order of their squared error on some windows of the member."""
-        if not ways:
-            return []
+    def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[tuple[Scaling, float]]:
+        """Return the ways with their squared error on some windows of the member, in rising order of that."""
         wanted = [inner(self._picture.image.crop(window)) for window in windows]
         errors: list[float] = []
         for scaling in ways:
@@ -319,7 +323,7 @@ class _Search:
             made = [in_mode(scaled(base, scaling, self._size_px, window), self._opened.mode) for window in windows]
             pairs = zip(wanted, self._requantized(made, self._opened), strict=True)
             errors.append(sum(_squared(want, got) for want, got in pairs))
-        return [ways[at] for at in np.argsort(errors, kind="stable")]
+        return [(ways[at], errors[at]) for at in np.argsort(errors, kind="stable")]
 
     def _requantized(self, windows: list[Image.Image], member: Member) -> list[Image.Image]:
         """Return the windows as the member's encoder would leave them; they are aligned with its blocks."""

@@ -151,8 +151,9 @@ def fitted(
     if not coding.progressive:
         attempts.append(saving)
     coded = b""
+    whole = _rounded(image, coding)
     for attempt in attempts:
-        coded = encode(image, attempt)
+        coded = _encoded(whole, attempt)
         if len(coded) <= room:
             break
     else:
@@ -187,15 +188,27 @@ def encode(image: Image.Image, coding: JpegCoding) -> bytes:
     Raises:
         UndecodableError: the encoder failed.
     """
+    return _encoded(_rounded(image, coding), coding)
+
+
+def _tables(coding: JpegCoding) -> tuple[tuple[int, ...], ...]:
+    return tuple(_trimmed(table, coding.trim) for table in coding.tables)
+
+
+def _rounded(image: Image.Image, coding: JpegCoding) -> Image.Image:
+    """Return the pixels that the library has to be given; scans and Huffman tables make no difference to them."""
+    if coding.rounding is Rounding.LIBRARY or coding.keep_rgb:
+        return image
+    return rounded(image, _tables(coding), _FACTORS[coding.subsampling], coding.rounding)
+
+
+def _encoded(image: Image.Image, coding: JpegCoding) -> bytes:
     out = io.BytesIO()
-    tables = [_trimmed(table, coding.trim) for table in coding.tables]
-    if coding.rounding is not Rounding.LIBRARY and not coding.keep_rgb:
-        image = rounded(image, tuple(tables), _FACTORS[coding.subsampling], coding.rounding)
     with translated():
         image.save(
             out,
             "JPEG",
-            qtables=[list(table) for table in tables],
+            qtables=[list(table) for table in _tables(coding)],
             subsampling=coding.subsampling,
             progressive=coding.progressive,
             optimize=coding.optimise,
