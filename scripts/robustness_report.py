@@ -6,6 +6,7 @@ Takes pairs as plain dictionaries, so that a report can be made again of what --
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ Pairs = list[dict[str, Any]]
 
 
 def write_report(pairs: Pairs, folder: Path) -> None:
-    """Write evaluation.md, and its plots beside it."""
+    """Write evaluation.md and evaluation.json, a summary by way, and the plots beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     copies = [pair for pair in pairs if pair["wanted"]]
     edits = [pair for pair in pairs if not pair["wanted"]]
@@ -46,10 +47,41 @@ def write_report(pairs: Pairs, folder: Path) -> None:
     ]
     reasons = Counter(pair["outcome"]["reason"] for pair in copies if not pair["outcome"]["merged"])
     lines += [f"| {reason} | {count} |" for reason, count in reasons.most_common()]
+    lines += ["", "Pictures with a side below 64 pixels have no fingerprint and are always stored as they are.", ""]
+    missed: dict[str, Counter[str]] = defaultdict(Counter)
+    for pair in copies:
+        if not pair["outcome"]["merged"] and pair["outcome"]["reason"].startswith("pixels"):
+            missed[f"{pair['family']}, {pair['tool']}"][pair["source"]] += 1
+    lines += ["Too far apart in pixels, both ways round:", ""]
+    lines += [f"- {way}: {found.total()}" for way, found in sorted(missed.items())]
     lines += ["", "## Differences of the renditions", "", *_differences(merged)]
     lines += ["", "## Edits", "", "Each edit at quality 95, at 60 (coarse), and at 60 % of the size (small).", ""]
+    taken = [pair for pair in edits if pair["outcome"]["merged"]]
+    lines += [f"- merged: {pair['family']} {pair['strength']:g} of {pair['source']}" for pair in taken]
+    lines += [""] if taken else []
     lines += _table(edits, "family")
     (folder / "evaluation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "evaluation.json").write_text(json.dumps(_summary(pairs), indent=1) + "\n", encoding="utf-8")
+
+
+def _summary(pairs: Pairs) -> list[dict[str, Any]]:
+    """Return one entry a way: how many were merged, of how many, to the last byte, and the reasons of the others."""
+    groups: dict[tuple[str, str, float, bool], Pairs] = defaultdict(list)
+    for pair in pairs:
+        groups[pair["family"], pair["tool"], pair["strength"], pair["wanted"]].append(pair["outcome"])
+    return [
+        {
+            "family": family,
+            "tool": tool,
+            "strength": strength,
+            "wanted": wanted,
+            "of": len(outcomes),
+            "merged": sum(outcome["merged"] for outcome in outcomes),
+            "bit_exact": sum(outcome["bit_exact"] for outcome in outcomes),
+            "missed": Counter(outcome["reason"] for outcome in outcomes if not outcome["merged"]),
+        }
+        for (family, tool, strength, wanted), outcomes in groups.items()
+    ]
 
 
 def _share(part: int, whole: int) -> str:
