@@ -15,7 +15,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dedupfs.errors import (
     IngestError,
@@ -235,7 +235,11 @@ class Pipeline:
         return True
 
     def _place(self, newcomer: Newcomer, facts: PictureFacts) -> bool:
-        """Return whether the picture is settled; False when its candidates have changed meanwhile."""
+        """Return whether the picture is settled; False when its candidates have changed meanwhile.
+
+        Of several that fit the closest is taken: a thumbnail fits an edit of its picture as well as the picture itself.
+        """
+        best: _Fitting | None = None
         for candidate in newcomer.candidates:
             if candidate.representative == newcomer.content:
                 continue
@@ -246,18 +250,31 @@ class Pipeline:
                 if newcomer.has_coded_image_of(representative.layout):
                     return self._settlement.same_image(newcomer, candidate)
                 original = self._contents.read_all(representative.layout)
-                settled = self._fit(newcomer, facts, candidate, original)
+                fits = self._fit(newcomer, facts, candidate, original)
             except IntegrityError as exc:
                 found = self._clusters.find(candidate.cluster)
                 if found is not None and found.representative == candidate.representative:
                     log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
                 # Otherwise its picture has been removed meanwhile, and took its bytes along.
                 continue
-            if settled is not None:
-                return settled
-        return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
+            if fits is None:
+                continue
+            difference = _difference(fits, candidate)
+            if best is None or difference < best.difference:
+                best = _Fitting(candidate, original, fits, difference)
+            if not difference or self._policy is Policy.PERCEPTUAL:
+                break
+        if best is None:
+            return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
+        if isinstance(best.fits, Fit):
+            self._originals.put(newcomer.content, newcomer.data)
+            return self._settlement.member(newcomer, best.candidate, best.fits)
+        self._originals.put(best.candidate.representative, best.original)
+        return self._settlement.promotion(newcomer, best.candidate, best.fits)
 
-    def _fit(self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes) -> bool | None:
+    def _fit(
+        self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes
+    ) -> Fit | dict[ContentId, Refit] | None:
         """Try the better picture as the base of the other, then the other way round; None when neither fits.
 
         The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, of
@@ -280,13 +297,7 @@ class Pipeline:
                 kept = found
             if kept is not None and (_is_exact(kept) or facts.pixels != candidate.facts.pixels):
                 break
-        if kept is None:
-            return None
-        if isinstance(kept, Fit):
-            self._originals.put(newcomer.content, newcomer.data)
-            return self._settlement.member(newcomer, candidate, kept)
-        self._originals.put(candidate.representative, original)
-        return self._settlement.promotion(newcomer, candidate, kept)
+        return kept
 
     def _refit(
         self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes, *, exact_only: bool
@@ -381,6 +392,22 @@ class _StoredPicture:
     def failed(self) -> None:
         """See Subject: it stays undecided, and is looked at again when everything is settled, or by the next mount."""
         self._put_off(self._content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """A candidate whose picture and the newcomer are versions of one another, and how far apart they are."""
+
+    candidate: Candidate
+    original: bytes
+    fits: Fit | dict[ContentId, Refit]
+    difference: float
+
+
+def _difference(found: Fit | dict[ContentId, Refit], candidate: Candidate) -> float:
+    """Return the largest difference at a point, in levels, between a candidate and the newcomer; 0 for the same."""
+    fit = found if isinstance(found, Fit) else found[candidate.representative].fit
+    return 0.0 if fit.bit_exact else fit.differences.fine_luma + fit.differences.fine_chroma
 
 
 def _is_exact(found: Fit | dict[ContentId, Refit]) -> bool:

@@ -129,6 +129,28 @@ def test_what_gives_both_to_the_last_byte_is_the_base(core: Core, pool: Tampered
     assert core.counter("bit_exact_renditions") == 1
 
 
+def test_of_several_that_fit_the_closest_is_taken(core: Core, pool: TamperedPool) -> None:
+    """A small copy can be drawn from an edit of its picture too; whichever comes first in the index."""
+    edit, photo, small = sketch(6, 400, 2, 9000), sketch(6, 400, 2, 9100), sketch(6, 100, 3, 900)
+    assert edit != photo
+    made = hashlib.sha256(rendition_of(small)).digest()
+
+    def fit(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
+        if member != small:
+            return Misfit("pixels", None)
+        levels = 1.0 if base == photo else 3.0
+        return Fit(b"recipe", member[:9], Differences(levels, levels, 0.5, 0.5, 0.0), False, made, made)
+
+    pool.instead["fit"] = fit
+    settled(core, edit=edit, photo=photo, small=small)
+    assert kinds(core) == {"edit": "picture", "photo": "picture", "small": "rendition"}
+    found = core.content(b"small")
+    assert isinstance(found, Rendition)
+    representative = core.volume.contents.get(found.representative)
+    assert isinstance(representative, Exact)
+    assert core.volume.contents.read_all(representative.layout) == photo
+
+
 def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core, pool: TamperedPool) -> None:
     settled(core, copy=COPY, small=SMALL)
     before = {name: core.read(name) for name in (b"copy", b"small")}
@@ -150,7 +172,7 @@ def test_without_a_comparison_of_pixels_no_photo_is_drawn_from_its_thumbnail(tmp
     pool = TamperedPool()
     core = Core(make_volume(tmp_path / "volume", Policy.PERCEPTUAL), pool)
 
-    def lenient(member: bytes, base: bytes, policy: Policy) -> Any:
+    def lenient(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
         if (member, base) == (SMALL, PHOTO):
             return Misfit("size", None)
         digest = hashlib.sha256(rendition_of(member)).digest()
