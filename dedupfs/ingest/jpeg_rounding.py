@@ -11,8 +11,8 @@ import enum
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from PIL import Image
-from scipy.fft import dct
 
 _Plane = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
@@ -37,7 +37,7 @@ class Rounding(enum.IntEnum):
 _INWARD_OFFSET = 0.375
 """Source: ffmpeg, mpegvideo_enc.c, intra_quant_bias."""
 
-_TRANSFORM: _Floats = dct(np.eye(_SIDE), axis=0, norm="ortho").astype(np.float32)
+_TRANSFORM: _Floats = scipy.fft.dct(np.eye(_SIDE), axis=0, norm="ortho").astype(np.float32)
 
 
 def rounded(

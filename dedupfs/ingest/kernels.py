@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # Its parts load when they are first used: a worker that only looks at pictures needs none of them.
 from PIL import Image
-from scipy.sparse import csr_array
 
 Floats = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.float64]
@@ -93,7 +93,7 @@ class Axis:
     repeats: bool = False
 
 
-def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[csr_array, int, int]:
+def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[scipy.sparse.csr_array, int, int]:
     """Return the weights of one axis for target places `first` to `last` (exclusive).
 
     Returns:
@@ -122,7 +122,9 @@ def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[csr_array,
     start, stop = int(columns.min()), int(columns.max()) + 1
     rows = np.repeat(np.arange(last - first), taps)
     places = columns.ravel() - start
-    matrix = csr_array((values.ravel().astype(np.float32), (rows, places)), shape=(last - first, stop - start))
+    matrix = scipy.sparse.csr_array(
+        (values.ravel().astype(np.float32), (rows, places)), shape=(last - first, stop - start)
+    )
     return matrix, start, stop
 
 
@@ -175,7 +177,7 @@ def resample(
     return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
 
 
-def _apply(matrix: csr_array, values: Floats) -> Floats:
+def _apply(matrix: scipy.sparse.csr_array, values: Floats) -> Floats:
     """Return the matrix applied to the first of three axes."""
     applied: Floats = matrix @ values.reshape(values.shape[0], -1)
     return applied.reshape(-1, *values.shape[1:])

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.ndimage import uniform_filter
 
 from dedupfs.ingest.verify import Steps
 
@@ -42,7 +42,7 @@ def steps_of(image: Image.Image, mapped: Image.Image) -> Steps:
         return Steps(0.0, 0.0)
     before, after = (np.asarray(each.convert("RGB").convert("YCbCr"), np.float32) for each in (image, mapped))
     errors = before - after
-    errors -= uniform_filter(errors, (MEAN_PX, MEAN_PX, 1), mode="nearest")
+    errors -= scipy.ndimage.uniform_filter(errors, (MEAN_PX, MEAN_PX, 1), mode="nearest")
     squares = np.square(errors).mean(axis=(0, 1))
     luma, chroma = math.sqrt(12.0 * float(squares[0])), math.sqrt(12.0 * float(squares[1:].max()))
     return Steps(min(MAX_STEP, luma), min(MAX_STEP, chroma))

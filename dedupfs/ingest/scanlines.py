@@ -9,8 +9,8 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from PIL import Image
-from scipy.spatial import cKDTree
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
 from dedupfs.ingest import png
@@ -77,7 +77,7 @@ def nearest(samples: Bytes, palette: Bytes) -> Bytes:
         raise UnfitPictureError("too many colours for a palette")
     colours = np.stack([distinct >> 8 * (channels - 1 - at) & 255 for at in range(channels)], axis=1)
     entries, first = np.unique(palette[:, :channels], axis=0, return_index=True)
-    nearest = cKDTree(entries.astype(np.float64)).query(colours.astype(np.float64))[1]
+    nearest = scipy.spatial.cKDTree(entries.astype(np.float64)).query(colours.astype(np.float64))[1]
     found: Bytes = first[nearest].astype(np.uint8)[places].reshape(height_px, width_px)
     return found
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 _Plane = npt.NDArray[np.float32]
 
@@ -49,5 +49,5 @@ def _details(luma: _Plane, top: int) -> _Plane:
     first = max(0, top - _HALO)
     strip = luma[first : top + _STRIP_ROWS + _HALO]
     inner = slice(top - first, top - first + _STRIP_ROWS)
-    details: _Plane = (strip - gaussian_filter(strip, 1.0, truncate=3.0, mode="nearest"))[inner]
+    details: _Plane = (strip - scipy.ndimage.gaussian_filter(strip, 1.0, truncate=3.0, mode="nearest"))[inner]
     return details

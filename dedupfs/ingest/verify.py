@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy.ndimage import uniform_filter
 
 from dedupfs.ingest.measure import Map, Maps, measure
 from dedupfs.ingest.texture import MIDDLE, WIDE, gain
@@ -179,7 +179,7 @@ def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
     tiles = maps.member_tiles - maps.rendition_tiles
     fine_chroma = maps.fine_chroma
     coarse_luma, coarse_chroma = np.abs(tiles[:, :, 0]), np.abs(tiles[:, :, 1:]).max(axis=2)
-    broad = np.abs(uniform_filter(tiles, size=(BROAD_TILES, BROAD_TILES, 1), mode="nearest"))
+    broad = np.abs(scipy.ndimage.uniform_filter(tiles, size=(BROAD_TILES, BROAD_TILES, 1), mode="nearest"))
     shared = np.minimum(maps.member_range, maps.rendition_range)
     detail = _detail_ratio(maps)
     return {
