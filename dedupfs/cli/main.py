@@ -9,10 +9,33 @@ import sys
 from collections.abc import Sequence
 
 from dedupfs import __version__
-from dedupfs.cli import check, clusters, compact, header, init, key, mount, stats, umount, why
+from dedupfs.cli import (
+    check,
+    clusters,
+    compact,
+    header,
+    init,
+    key,
+    mount,
+    stats,
+    umount,
+    why,
+)
 from dedupfs.cli.exitcodes import FAILED, exit_code_of
 from dedupfs.errors import DedupfsError
 
+_COMMANDS = (
+    init,
+    mount,
+    umount,
+    stats,
+    why,
+    clusters,
+    check,
+    compact,
+    key,
+    header,
+)
 _DESCRIPTION = """\
 A folder you mount. Copy photos into it with any tool: everything is encrypted, and where a picture is only another
 version of one it already holds, no second ciphertext is kept.
@@ -42,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dedupfs {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (init, mount, umount, stats, why, clusters, check, compact, key, header):
+    for command in _COMMANDS:
         command.add_parser(commands)
     return parser
 

@@ -7,20 +7,16 @@ When the session ends, because somebody unmounted or sent SIGTERM, everything is
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dedupfs.errors import DedupfsError, UsageError
-from dedupfs.filesystem.filesystem import FileSystem
-from dedupfs.ingest.pipeline import Pipeline
-from dedupfs.ingest.renderer import Renderer
-from dedupfs.ingest.workers import WorkerPool
+from dedupfs.filesystem.opening import open_filesystem
+from dedupfs.filesystem.process import prepare_process
 from dedupfs.mount import ending
 from dedupfs.mount.operations import Operations
 from dedupfs.mount.requests import Requests
@@ -33,12 +29,6 @@ MAX_TRANSFER_BYTES = 128 << 10
 """The largest request of the kernel; without big_writes it is a page, and writing runs at a tenth of the speed
 (measured: 45 against 520 MB/s)."""
 _READY = b"ready"
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-_ARENAS = 2
-_MMAP_THRESHOLD_BYTES = 4 << 20
-"""Above a chunk, so that chunks come from the heap: with 128 KiB, glibc's own first value, copying 1.5 GB into the core
-took 15.9 s instead of 7.8 s. Setting it keeps it from growing to 32 MiB (see mallopt(3))."""
-_RENDER_WORKERS = 1
 
 
 def serve(
@@ -56,19 +46,11 @@ def serve(
         StoreError, IntegrityError: the volume cannot be opened, or its last changes could not be written.
         UsageError: libfuse refused to mount.
     """
-    # A core file of this process would put keys and pictures on the disk in the clear.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _tame_allocator()
+    prepare_process()
     volume = open_volume(directory, volume_key, read_only=read_only)
     # A damaged one is served for reading whatever was asked.
     read_only = volume.store.read_only
-    renderer = Renderer(volume.contents, WorkerPool(_RENDER_WORKERS))
-    pipeline = Pipeline(volume, WorkerPool(_ingest_workers()), renderer)
-    try:
-        filesystem = FileSystem(volume, pipeline, renderer)
-    except BaseException:
-        volume.close()
-        raise
+    filesystem = open_filesystem(volume)
     if not read_only:
         ending.note_begin(directory)
     operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
@@ -149,20 +131,6 @@ def _run_detached(
         os._exit(code)
 
 
-def _tame_allocator() -> None:
-    """Keep glibc from holding on to what was freed.
-
-    Chunks come and go on many threads; with an arena for each and a threshold that grows with what is freed, copying
-    5 GB in left a gigabyte of holes behind.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(_M_ARENA_MAX, _ARENAS)
-    mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
-
-
 def _mount_options(read_only: bool, options: Mapping[str, str | bool]) -> dict[str, str | bool]:
     chosen: dict[str, str | bool] = {
         "fsname": "dedupfs",
@@ -174,7 +142,3 @@ def _mount_options(read_only: bool, options: Mapping[str, str | bool]) -> dict[s
         "ro": read_only,
     }
     return {**chosen, **options}
-
-
-def _ingest_workers() -> int:
-    return max(1, len(os.sched_getaffinity(0)))
