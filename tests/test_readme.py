@@ -41,7 +41,19 @@ def test_command_parses(arguments: list[str]) -> None:
 
 def test_every_command_of_daily_use_is_shown() -> None:
     shown = {arguments[0] for arguments in DEDUPFS_COMMANDS}
-    assert {"init", "mount", "umount", "stats", "why", "clusters", "check", "compact", "key", "header"} <= shown
+    assert {
+        "init",
+        "mount",
+        "umount",
+        "export",
+        "stats",
+        "why",
+        "clusters",
+        "check",
+        "compact",
+        "key",
+        "header",
+    } <= shown
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

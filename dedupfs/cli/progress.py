@@ -12,8 +12,9 @@ _WIDTH = 30
 class Progress:
     """One line on standard error that counts up to a total which may grow."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, unit: str = "") -> None:
         self._what = what
+        self._unit = f" {unit}" if unit else ""
         self._shown = sys.stderr.isatty()
         self._started = time.monotonic()
         self._drawn = False
@@ -29,8 +30,12 @@ class Progress:
         elapsed = time.monotonic() - self._started
         left = f", about {elapsed / done * (total - done):.0f} s left" if done and elapsed > 1 else ""
         bar = "#" * filled + "." * (_WIDTH - filled)
-        print(f"\r\x1b[K{self._what} [{bar}] {done} of {total}{left}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{self._what} [{bar}] {done} of {total}{self._unit}{left}", end="", file=sys.stderr, flush=True)
         self._drawn = True
+
+    def say(self, line: str) -> None:
+        """Put a line on standard error, above the progress."""
+        print(f"\r\x1b[K{line}" if self._drawn else line, file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -67,6 +67,15 @@ class Metadata:
                 raise
             return stand_in
 
+    def has_stand_in(self, number: InodeNo) -> bool:
+        """Whether nothing but the type is known of an inode that was looked up."""
+        return number in self._stand_ins
+
+    def left_out(self, number: InodeNo) -> int:
+        """Return how many names in a directory, and attributes of an inode, were damaged when they were last listed."""
+        prefix = number_key(number)
+        return sum(key.startswith(prefix) for key in self._told)
+
     def forget_stand_in(self, number: InodeNo) -> None:
         """Look at the names of a damaged inode again: one has come or gone."""
         self._stand_ins.pop(number, None)
