@@ -45,6 +45,7 @@ def test_every_command_of_daily_use_is_shown() -> None:
         "init",
         "mount",
         "umount",
+        "import",
         "export",
         "stats",
         "why",

@@ -251,6 +251,10 @@ class Files:
             unsaved = sum(1 for file in self._files.values() if file.unsaved and not file.queued)
         return unsaved + self._pipeline.waiting()
 
+    def wait_for_decisions(self, limit: int) -> None:
+        """Return when fewer than so many pictures wait for a decision."""
+        self._pipeline.wait_below(limit)
+
     def settle(self) -> None:
         """Return when every closed file is decided and everything is durable.
 

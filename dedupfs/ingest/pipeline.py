@@ -126,6 +126,11 @@ class Pipeline:
         """Return how many pictures wait for a decision."""
         return self._waiting + self._settlement.deferred + len(self._put_off)
 
+    def wait_below(self, limit: int) -> None:
+        """Return when fewer than so many decisions are queued or under way."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._waiting < limit)
+
     def wait_idle(self) -> None:
         """Return when no decision is queued or under way."""
         with self._condition:

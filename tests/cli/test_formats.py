@@ -17,6 +17,7 @@ from tests.mounting import in_process
 COMMANDS = [
     "mount VOLUME FOLDER",
     "stats VOLUME",
+    "import FOLDER VOLUME",
     "export VOLUME FOLDER",
     "why VOLUME photo.jpg",
     "clusters VOLUME",
