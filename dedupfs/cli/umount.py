@@ -14,6 +14,7 @@ from pathlib import Path
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.mounts import is_mounted, mount_status
 from dedupfs.cli.progress import Progress
+from dedupfs.cli.users import described, users_of
 from dedupfs.errors import StoreError, UsageError
 from dedupfs.mount.ending import ended_badly
 from dedupfs.mount.status import PID_XATTR, SETTLE_XATTR, VOLUME_XATTR, WAITING_XATTR
@@ -28,7 +29,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="unmount, when everything is stored",
         description="Decide about every picture, store everything, unmount, and return when the volume is closed:"
         " `dedupfs stats` is final then. If something cannot be stored, nothing is unmounted; if that"
-        " happens to what somebody wrote at the last moment, the exit code is 1.",
+        " happens to what somebody wrote at the last moment, the exit code is 1. A mount that is in use stays, and the"
+        " processes that use it are named, as far as you may see them.",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
     parser.set_defaults(run=run)
@@ -97,4 +99,7 @@ def _unmount(mountpoint: Path) -> None:
             return
         # A file manager or an indexer often lets go a moment later.
         time.sleep(_POLL_SECONDS * (attempt + 1))
+    users = users_of(mountpoint)
+    if users:
+        raise StoreError(f"cannot unmount {mountpoint}, it is busy: {described(users)}")
     raise StoreError(f"cannot unmount {mountpoint}: {(done.stderr.strip() or 'it is busy').splitlines()[-1]}")

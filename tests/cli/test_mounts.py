@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import _ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dedupfs.cli import mounts
+from dedupfs.cli import mounts, users
 from tests.mounting import (
     MountedVolume,
     command_line,
@@ -91,14 +94,35 @@ def test_a_busy_mount_stays_mounted(tmp_path: Path) -> None:
         mounted.mount()
         with (mounted.path / "file").open("wb", buffering=0) as file:
             file.write(b"first")
-            code, _, said = in_process("umount", mounted.path)
-            assert (code, said.count("\n")) == (1, 1)
-            assert "busy" in said
+            done = dedupfs("umount", mounted.path)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+            assert f"(process {os.getpid()}) has file open" in done.stderr
             file.write(b" second")
         assert (mounted.path / "file").read_bytes() == b"first second"
         mounted.umount()
     finally:
         mounted.destroy()
+
+
+def test_everybody_who_uses_a_mount_is_named(live: MountedVolume) -> None:
+    (live.path / "folder").mkdir()
+    shutil.copy(_ctypes.__file__, live.path / "library")
+    script = "import ctypes, sys; kept = ctypes.CDLL(sys.argv[1]); print(flush=True); input()"
+    processes = [
+        subprocess.Popen(["cat"], cwd=live.path / "folder", stdin=subprocess.PIPE),
+        subprocess.Popen(
+            [sys.executable, "-c", script, live.path / "library"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ),
+    ]
+    try:
+        assert processes[1].stdout is not None
+        processes[1].stdout.readline()
+        uses = {user.pid: user.uses for user in users.users_of(live.path)}
+        assert uses == {processes[0].pid: "works in folder", processes[1].pid: "has library mapped"}
+    finally:
+        for process in processes:
+            process.communicate(b"\n")
+    assert users.users_of(live.path) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
