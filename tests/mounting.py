@@ -108,8 +108,12 @@ class MountedVolume:
         """Mount and return the mountpoint."""
         done = dedupfs("mount", self.volume, self.path, "--log-file", self.log_file, *options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        self._pid = int(os.getxattr(self.path, "user.dedupfs.pid"))
+        self.note_pid()
         return self.path
+
+    def note_pid(self) -> None:
+        """Learn which process serves a mount that somebody else has just made."""
+        self._pid = int(os.getxattr(self.path, "user.dedupfs.pid"))
 
     def wait_until_mounted(self) -> None:
         """Return when a mount that somebody else started answers."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,29 @@ def test_every_command_of_daily_use_is_shown() -> None:
         "key",
         "header",
     } <= shown
+
+
+def test_the_unit_of_systemd_is_sound(tmp_path: Path) -> None:
+    from dedupfs.cli.main import build_parser
+
+    unit = re.findall(r"^```ini\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+    for command in re.findall(r"^Exec\w+=(.*)$", unit, re.MULTILINE):
+        program, *arguments = shlex.split(command)
+        assert program == "%h/.local/bin/dedupfs"
+        build_parser().parse_args(arguments)
+    if shutil.which("systemd-analyze") is None:
+        return
+    file = tmp_path / "photos.service"
+    # It looks whether the program is there.
+    file.write_text(unit.replace("%h/.local/bin/dedupfs", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--user", file],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

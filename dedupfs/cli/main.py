@@ -19,11 +19,12 @@ from dedupfs.cli import (
     init,
     key,
     mount,
+    mount_helper,
     stats,
     umount,
     why,
 )
-from dedupfs.cli.exitcodes import FAILED, exit_code_of
+from dedupfs.cli.exitcodes import DONE, FAILED, exit_code_of
 from dedupfs.errors import DedupfsError
 
 _COMMANDS = (
@@ -76,7 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and "/" in given[0] and not given[0].startswith("-"):
+        # No command has such a name: this is how mount.fuse asks for a mount.
+        translated = mount_helper.mount_arguments(given)
+        if translated is None:
+            return DONE
+        given = translated
+    options = build_parser().parse_args(given)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.ERROR, format="dedupfs: %(message)s", stream=sys.stderr
     )

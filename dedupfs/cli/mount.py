@@ -11,6 +11,8 @@ from pathlib import Path
 
 from dedupfs.cli import passphrase
 from dedupfs.cli.exitcodes import DONE, exit_code_of
+from dedupfs.cli.mount_options import minutes, parse
+from dedupfs.cli.service_manager import tell_service_manager
 from dedupfs.errors import UsageError
 from dedupfs.storage.volume import unlock
 
@@ -32,7 +34,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="OPTIONS",
         action="append",
         default=[],
-        help="options for FUSE, separated by commas, such as allow_other",
+        help="options for FUSE, separated by commas, such as allow_other; and, for /etc/fstab, passphrase_file=FILE,"
+        " passphrase_command=CMD, log_file=FILE, idle_timeout=MINUTES and ro",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        metavar="MINUTES",
+        type=minutes,
+        help="unmount when nobody has used the mount for so long and nothing is open, with everything settled",
     )
     parser.add_argument(
         "--log-file", metavar="FILE", type=Path, help="append messages of the mount to FILE (default: the system log)"
@@ -50,32 +59,33 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("libfuse 2 is missing; on Debian: apt-get install fuse libfuse2") from exc
     directory, mountpoint = options.volume.absolute(), options.mountpoint.absolute()
     daemon.check_mountpoint(mountpoint)
-    fuse_options = _parse_options(options.options)
-    read_only = options.read_only or fuse_options.pop("ro", False) is True
+    given = parse(options.options)
+    read_only = options.read_only or given.read_only
+    if options.passphrase_file is None and options.passphrase_command is None:
+        options.passphrase_file, options.passphrase_command = given.passphrase_file, given.passphrase_command
+    log_file = options.log_file or given.log_file
+    log_file = log_file.absolute() if log_file is not None else None
     volume_key = unlock(directory, passphrase.read(options))
-    log_file = options.log_file.absolute() if options.log_file is not None else None
 
     def serve(ready: Callable[[], None]) -> None:
         _log_to(log_file, foreground=options.foreground, verbose=options.verbose)
-        daemon.serve(directory, volume_key, mountpoint, read_only=read_only, options=fuse_options, ready=ready)
+        daemon.serve(
+            directory,
+            volume_key,
+            mountpoint,
+            read_only=read_only,
+            options=given.fuse,
+            ready=ready,
+            idle_seconds=options.idle_timeout or given.idle_seconds,
+        )
 
     if options.foreground:
-        serve(lambda: None)
+        serve(tell_service_manager)
         return DONE
     code, message = daemon.detach(serve, exit_code_of)
     if code:
         print(f"dedupfs: {message or 'the mount ended before it was ready'}", file=sys.stderr)
     return code
-
-
-def _parse_options(given: list[str]) -> dict[str, str | bool]:
-    parsed: dict[str, str | bool] = {}
-    for option in ",".join(given).split(","):
-        name, equals, value = option.strip().partition("=")
-        if name in ("", "rw"):
-            continue
-        parsed[name] = value if equals else True
-    return parsed
 
 
 def _log_to(log_file: Path | None, *, foreground: bool, verbose: bool) -> None:

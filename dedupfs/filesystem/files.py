@@ -114,6 +114,10 @@ class Files:
         """Return an open handle. Raises BadHandleError."""
         return self._handles.get(number)
 
+    def open_handles(self) -> int:
+        """Return how many handles are open."""
+        return len(self._handles)
+
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Return up to `size` bytes, fewer only at the end of the file. Raises IntegrityError for damage."""
         opened = self._handles.get(handle)

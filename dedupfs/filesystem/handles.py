@@ -58,6 +58,9 @@ class HandleTable:
         self._handles: dict[int, Handle] = {}
         self._next = 1
 
+    def __len__(self) -> int:
+        return len(self._handles)
+
     def add(self, handle: Handle) -> int:
         """Return a fresh number for a handle."""
         number = self._next

@@ -18,6 +18,7 @@ from dedupfs.errors import DedupfsError, UsageError
 from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.process import prepare_process
 from dedupfs.mount import ending
+from dedupfs.mount.idle import IdleWatch
 from dedupfs.mount.operations import Operations
 from dedupfs.mount.requests import Requests
 from dedupfs.mount.session import Session
@@ -39,9 +40,13 @@ def serve(
     read_only: bool,
     options: Mapping[str, str | bool],
     ready: Callable[[], None],
+    idle_seconds: float | None = None,
 ) -> None:
     """Open the volume, serve it until it is unmounted, and close it.
 
+    Args:
+        ready: called when the kernel has had its first answer.
+        idle_seconds: how long nobody may have used it before it unmounts itself; None for ever.
     Raises:
         StoreError, IntegrityError: the volume cannot be opened, or its last changes could not be written.
         UsageError: libfuse refused to mount.
@@ -54,8 +59,22 @@ def serve(
     if not read_only:
         ending.note_begin(directory)
     operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
+    requests = Requests(operations)
+    idle: IdleWatch | None = None
     try:
-        Session(Requests(operations), os.fsencode(mountpoint), _mount_options(read_only, options)).serve()
+        session = Session(requests, os.fsencode(mountpoint), _mount_options(read_only, options))
+        if idle_seconds is not None:
+            idle = IdleWatch(
+                os.fsencode(mountpoint),
+                idle_seconds,
+                last_asked=lambda: requests.last_asked,
+                is_open=operations.is_open,
+                settle=filesystem.settle,
+            )
+            idle.start()
+        session.serve()
+        if idle is not None:
+            idle.stop()
     finally:
         # A second Ctrl-C must not end this while files are in memory only.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -71,6 +71,10 @@ class Operations:
         self._held: set[InodeNo] = set()
         self._lock = threading.Lock()
 
+    def is_open(self) -> bool:
+        """Whether somebody has a file or a directory open."""
+        return bool(self._listings) or self._files.open_handles() > 0
+
     def init(self) -> None:
         """The kernel is there."""
         self._ready()

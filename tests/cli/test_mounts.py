@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +153,56 @@ def test_a_mount_in_the_foreground_ends_with_a_signal(tmp_path: Path, number: in
         process.kill()
         process.wait()
         mounted.destroy()
+
+
+def test_a_mount_that_nobody_uses_goes(tmp_path: Path) -> None:
+    mounted = MountedVolume(make_volume(tmp_path / "volume"), tmp_path / "mount", tmp_path / "log")
+    seconds = 1.0
+    try:
+        mounted.mount("--idle-timeout", str(seconds / 60))
+        (mounted.path / "file").write_bytes(b"bytes")
+        pid, waiting = mounted.pid, time.monotonic() + 3 * seconds
+        with (mounted.path / "file").open("rb"):
+            while time.monotonic() < waiting:
+                # A desktop that looks how full it is keeps no mount.
+                os.statvfs(mounted.path)
+                time.sleep(0.1)
+            assert os.path.ismount(mounted.path), "something is open"
+        with subprocess.Popen(["cat"], cwd=mounted.path, stdin=subprocess.PIPE) as process:
+            time.sleep(2 * seconds)
+            assert os.path.ismount(mounted.path), "somebody works in it"
+            process.communicate()
+        deadline = time.monotonic() + 60
+        while is_running(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not os.path.ismount(mounted.path)
+        mounted.mount("--read-only")
+        assert (mounted.path / "file").read_bytes() == b"bytes"
+        mounted.umount()
+        mounted.assert_clean()
+    finally:
+        mounted.destroy()
+    assert mounted.unexpected_messages() == []
+
+
+def test_a_service_manager_is_told(tmp_path: Path) -> None:
+    mounted = MountedVolume(make_volume(tmp_path / "volume"), tmp_path / "mount", tmp_path / "log")
+    place = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(os.fspath(place))
+        told.settimeout(60)
+        process = subprocess.Popen(
+            command_line("mount", mounted.volume, mounted.path, "--foreground"),
+            env=with_passphrase() | {"NOTIFY_SOCKET": os.fspath(place)},
+        )
+        try:
+            assert told.recv(100) == b"READY=1\n"
+            assert os.path.ismount(mounted.path)
+            mounted.note_pid()
+            mounted.umount()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.wait()
+            mounted.destroy()
