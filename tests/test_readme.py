@@ -57,6 +57,7 @@ def test_every_command_of_daily_use_is_shown() -> None:
         "compact",
         "key",
         "header",
+        "doctor",
     } <= shown
 
 

@@ -13,6 +13,7 @@ from dedupfs.cli import (
     check,
     clusters,
     compact,
+    doctor,
     export,
     header,
     importing,
@@ -40,6 +41,7 @@ _COMMANDS = (
     compact,
     key,
     header,
+    doctor,
 )
 _DESCRIPTION = """\
 A folder you mount. Copy photos into it with any tool: everything is encrypted, and where a picture is only another

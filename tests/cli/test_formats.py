@@ -30,7 +30,7 @@ COMMANDS = [
     "header backup VOLUME FILE",
     "header restore VOLUME",
 ]
-WITHOUT_A_VOLUME = {"init", "umount"}
+WITHOUT_A_VOLUME = {"init", "umount", "doctor"}
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
