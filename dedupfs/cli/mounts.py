@@ -14,12 +14,21 @@ _FILESYSTEM_TYPE = b"fuse.dedupfs"
 def is_mounted(mountpoint: Path) -> bool:
     """Whether the kernel has a dedupfs mount there, alive or not."""
     wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
+    return any(each in (wanted, str(mountpoint)) for each in _mountpoints())
+
+
+def mountpoint_above(path: Path) -> Path | None:
+    """Return the dedupfs mountpoint below which a file lies, whose last name may be that of a link."""
+    place = Path(os.path.realpath(path.parent)) / path.name
+    above = [Path(each) for each in _mountpoints() if place.is_relative_to(each)]
+    return max(above, key=lambda each: len(each.parts), default=None)
+
+
+def _mountpoints() -> list[str]:
+    """Return every place where the kernel has a dedupfs mount, alive or not."""
     # Other people's mountpoints may have any name, in no encoding, so this stays with bytes.
-    for line in Path("/proc/self/mounts").read_bytes().split(b"\n"):
-        fields = line.split(b" ")
-        if _FILESYSTEM_TYPE in fields[2:3] and _unescaped(fields[1]) in (wanted, str(mountpoint)):
-            return True
-    return False
+    lines = (line.split(b" ") for line in Path("/proc/self/mounts").read_bytes().split(b"\n"))
+    return [_unescaped(fields[1]) for fields in lines if _FILESYSTEM_TYPE in fields[2:3]]
 
 
 def mount_status(mountpoint: Path, name: bytes) -> str | None:

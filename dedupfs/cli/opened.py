@@ -21,12 +21,10 @@ class Opened:
     mountpoint: Path | None
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, mountpoint: bool = True) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, mountpoint: bool = True, optional: bool = False) -> None:
     """Add the argument that names the volume, the sources of its passphrase, and --json."""
-    if mountpoint:
-        parser.add_argument("volume", metavar="VOLUME", type=Path, help="the volume's directory, or its mountpoint")
-    else:
-        parser.add_argument("volume", metavar="VOLUME", type=Path, help="the volume's directory")
+    meaning = "the volume's directory, or its mountpoint" if mountpoint else "the volume's directory"
+    parser.add_argument("volume", metavar="VOLUME", type=Path, nargs="?" if optional else None, help=meaning)
     parser.add_argument("--json", action="store_true", help="print JSON")
     passphrase.add_arguments(parser)
 

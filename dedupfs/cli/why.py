@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE
+from dedupfs.cli.mounts import mountpoint_above
 from dedupfs.cli.opened import Opened, add_arguments, opened, shown
 from dedupfs.cli.stats import human_bytes
-from dedupfs.errors import EntryNotFoundError, NamespaceError
+from dedupfs.errors import EntryNotFoundError, NamespaceError, UsageError
 from dedupfs.filesystem.survey import Survey, SurveyedFile, find, kind_of
 from dedupfs.storage.chunks import stored_size
 from dedupfs.storage.records import ContentState, Exact, Rendition
@@ -23,15 +24,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "why",
         help="explain how one file is kept",
-        description="Say what a file is, which picture it rests on, and what was measured when they were compared.",
+        description="Say what a file is, which picture it rests on, and what was measured when they were compared."
+        " A PATH below a mountpoint needs nothing else; any other is one inside VOLUME.",
     )
-    add_arguments(parser)
-    parser.add_argument("path", metavar="PATH", help="in the volume, or below the mountpoint")
+    add_arguments(parser, optional=True)
+    parser.add_argument("path", metavar="PATH", help="in the volume, or below its mountpoint")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Explain one file."""
+    if options.volume is None:
+        options.volume = mountpoint_above(Path(options.path).absolute())
+        if options.volume is None:
+            raise UsageError(f"{options.path} is below no mountpoint of dedupfs; name its volume in front of it")
     with opened(options) as found:
         path = _inside(found, options.path)
         try:

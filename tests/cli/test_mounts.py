@@ -66,14 +66,22 @@ def test_reports_beside_the_mount(live: MountedVolume, command: str) -> None:
     assert by_volume == by_mountpoint
 
 
-def test_why_takes_paths_in_the_volume_and_below_the_mountpoint(live: MountedVolume) -> None:
+def test_why_takes_paths_in_the_volume_and_below_the_mountpoint(
+    live: MountedVolume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(live.path)
     answers = [
         in_process("why", live.volume, "notes.txt", "--json"),
         in_process("why", live.path, "notes.txt", "--json"),
         in_process("why", live.path, live.path / "notes.txt", "--json"),
+        in_process("why", live.path / "notes.txt", "--json"),
+        in_process("why", tmp_path / "link" / "notes.txt", "--json"),
     ]
-    assert [answer[0] for answer in answers] == [0, 0, 0]
-    assert answers[0] == answers[1] == answers[2]
+    monkeypatch.chdir(live.path)
+    answers.append(in_process("why", "--json", "notes.txt"))
+    assert {answer[0] for answer in answers} == {0}
+    assert answers[0][1] and len(set(answers)) == 1
+    assert in_process("why", tmp_path / "notes.txt")[0] == 2
 
 
 def test_check_beside_the_mount(live: MountedVolume) -> None:
