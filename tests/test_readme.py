@@ -51,6 +51,7 @@ def test_every_command_of_daily_use_is_shown() -> None:
         "import",
         "export",
         "stats",
+        "metrics",
         "why",
         "clusters",
         "check",

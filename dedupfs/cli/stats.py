@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from dedupfs.cli import passphrase
 from dedupfs.cli.exitcodes import DONE
+from dedupfs.cli.live import live_figures
+from dedupfs.cli.mounts import is_mounted
 from dedupfs.cli.opened import add_arguments, opened
-from dedupfs.storage.records import FORMAT_VERSION
-from dedupfs.storage.volume import Volume
+from dedupfs.cli.watch import watch
+from dedupfs.errors import StoreError
+from dedupfs.filesystem.statistics import statistics
+from dedupfs.storage.volume import Volume, open_volume, unlock
 
+_WATCH_SECONDS = 2.0
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -24,45 +32,65 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         " file had before.",
     )
     add_arguments(parser)
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=_seconds,
+        nargs="?",
+        const=_WATCH_SECONDS,
+        help="show them again every SECONDS (2) until interrupted. A live mount, named by its mountpoint, needs no"
+        " passphrase for that, and tells what waits and how much is read and written; with --json, one line each time",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the statistics."""
+    if options.watch is not None:
+        watch(_watched(options), options.watch, as_json=options.json, as_text=_as_text)
+        return DONE
     with opened(options) as found:
-        figures = statistics(found.volume)
+        figures = _figures(found.volume)
     print(json.dumps(figures, indent=2) if options.json else _as_text(figures))
     return DONE
 
 
-def statistics(volume: Volume) -> dict[str, Any]:
-    """Return the figures of a volume, in the order in which they are shown."""
-    counters = volume.store.counters
+def _figures(volume: Volume) -> dict[str, Any]:
+    return {"label": volume.config.label, **statistics(volume)}
 
-    def count(name: str) -> int:
-        return counters.get(name, 0)
 
-    stored = count("stored_bytes")
-    return {
-        "label": volume.config.label,
-        "policy": volume.config.policy.value,
-        "format_version": FORMAT_VERSION,
-        "files": count("files"),
-        "directories": count("directories"),
-        "logical_bytes": count("logical_bytes"),
-        "stored_bytes": stored,
-        "database_bytes": volume.store.engine.allocated_bytes(),
-        "dedup_ratio": round(count("logical_bytes") / stored, 4) if stored else None,
-        "chunks": count("chunks"),
-        "pictures": count("pictures"),
-        "clusters": count("clusters"),
-        "representatives": count("clusters"),
-        "renditions": count("renditions"),
-        "bit_exact_renditions": count("bit_exact_renditions"),
-        "exact_duplicates": count("exact_duplicates"),
-        "undecided": count("undecided"),
-        "undecodable": count("undecodable"),
-    }
+def _watched(options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+    """Return what looks at the volume, or at the mount; the passphrase is asked for once at most."""
+    place: Path = options.volume.absolute()
+    if is_mounted(place):
+
+        def ask() -> dict[str, Any]:
+            figures = live_figures(place)
+            if figures is None:
+                raise StoreError(f"{place} is not mounted any more")
+            return figures
+
+        return ask
+    volume_key = unlock(place, passphrase.read(options))
+
+    def look() -> dict[str, Any]:
+        volume = open_volume(place, volume_key, read_only=True)
+        try:
+            return _figures(volume)
+        finally:
+            volume.close()
+
+    return look
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"not a number of seconds: {text} (VOLUME comes before --watch)")
+    return seconds
 
 
 def human_bytes(count: float) -> str:
@@ -77,7 +105,7 @@ def human_bytes(count: float) -> str:
 def _as_text(figures: dict[str, Any]) -> str:
     logical, stored = figures["logical_bytes"], figures["stored_bytes"]
     saved = logical - stored
-    lines = [f"volume       {figures['label']}"] if figures["label"] else []
+    lines = [f"volume       {figures['label']}"] if figures.get("label") else []
     lines += [
         f"policy       {figures['policy']}",
         f"files        {figures['files']} in {figures['directories']} directories, {human_bytes(logical)}",

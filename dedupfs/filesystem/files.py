@@ -249,6 +249,11 @@ class Files:
 
     # The whole
 
+    @property
+    def spooled_bytes(self) -> int:
+        """Memory that holds written bytes."""
+        return self._spooled_bytes
+
     def unsettled(self) -> int:
         """Return how many files still wait for a decision or to be stored."""
         with self._store.lock:

@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from dedupfs.errors import (
     AttributeTooLargeError,
@@ -30,6 +31,7 @@ from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
 from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, NAME_MAX_BYTES, Lost, Namespace
 from dedupfs.filesystem.recovery import has_root, make_root, recover
+from dedupfs.filesystem.statistics import statistics
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.model import InodeNo
@@ -303,6 +305,17 @@ class FileSystem:
         counters = self._store.counters
         total, free = self.files.room.total_and_free()
         return Space(total, free, counters.get("files", 0) + counters.get("directories", 0))
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the volume holds, what waits in memory, and the room that is left, in numbers."""
+        return {
+            **statistics(self._volume),
+            "read_only": self._store.read_only,
+            "free_bytes": self.space().free_bytes,
+            "waiting": self.files.unsettled(),
+            "waiting_bytes": self.files.spooled_bytes,
+            "open_files": self.files.open_handles(),
+        }
 
     def settle(self) -> None:
         """Return when every closed file is decided and everything is durable. Raises StoreFullError, StoreError."""

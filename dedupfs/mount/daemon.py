@@ -59,15 +59,14 @@ def serve(
     if not read_only:
         ending.note_begin(directory)
     operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
-    requests = Requests(operations)
     idle: IdleWatch | None = None
     try:
-        session = Session(requests, os.fsencode(mountpoint), _mount_options(read_only, options))
+        session = Session(Requests(operations), os.fsencode(mountpoint), _mount_options(read_only, options))
         if idle_seconds is not None:
             idle = IdleWatch(
                 os.fsencode(mountpoint),
                 idle_seconds,
-                last_asked=lambda: requests.last_asked,
+                last_used=lambda: operations.traffic.last_used,
                 is_open=operations.is_open,
                 settle=filesystem.settle,
             )

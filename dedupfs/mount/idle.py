@@ -28,20 +28,20 @@ class IdleWatch:
         mountpoint: bytes,
         idle_seconds: float,
         *,
-        last_asked: Callable[[], float],
+        last_used: Callable[[], float],
         is_open: Callable[[], bool],
         settle: Callable[[], None],
     ) -> None:
         """Prepare.
 
         Args:
-            last_asked: returns when the last request came, by the monotonic clock.
+            last_used: returns when somebody last used it, by the monotonic clock.
             is_open: whether somebody has something open.
             settle: returns when everything is decided and durable; may raise DedupfsError.
         """
         self._mountpoint = mountpoint
         self._idle_seconds = idle_seconds
-        self._last_asked = last_asked
+        self._last_used = last_used
         self._is_open = is_open
         self._settle = settle
         self._stopping = threading.Event()
@@ -59,7 +59,7 @@ class IdleWatch:
     def _watch(self) -> None:
         since = time.monotonic()
         while not self._stopping.wait(max(0.0, since + self._idle_seconds - time.monotonic())):
-            since = max(since, self._last_asked())
+            since = max(since, self._last_used())
             if self._is_open():
                 since = time.monotonic()
             elif time.monotonic() - since >= self._idle_seconds:

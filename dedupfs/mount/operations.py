@@ -8,12 +8,14 @@ inode. Files stay until it forgets them, of directories the last attributes do.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dedupfs.errors import (
     DedupfsError,
@@ -26,7 +28,15 @@ from dedupfs.errors import (
 from dedupfs.filesystem.filesystem import FileSystem, Space
 from dedupfs.filesystem.inodes import Attributes
 from dedupfs.model import InodeNo
-from dedupfs.mount.status import PID_XATTR, RESERVED_XATTRS, SETTLE_XATTR, VOLUME_XATTR, WAITING_XATTR
+from dedupfs.mount.status import (
+    PID_XATTR,
+    RESERVED_XATTRS,
+    SETTLE_XATTR,
+    STATUS_XATTR,
+    VOLUME_XATTR,
+    WAITING_XATTR,
+)
+from dedupfs.mount.traffic import Traffic
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry
 
@@ -61,6 +71,7 @@ class Operations:
 
     def __init__(self, filesystem: FileSystem, volume: bytes, ready: Callable[[], None]) -> None:
         """`volume` is the directory of the volume, `ready` is called when the kernel has asked for the first time."""
+        self.traffic = Traffic()
         self._filesystem = filesystem
         self._files = filesystem.files
         self._ready = ready
@@ -239,11 +250,15 @@ class Operations:
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Return up to `size` bytes."""
-        return self._files.read(handle, offset, size)
+        data = self._files.read(handle, offset, size)
+        self.traffic.has_read(len(data))
+        return data
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
         """Write, and return the number of bytes."""
-        return self._files.write(handle, offset, data)
+        written = self._files.write(handle, offset, data)
+        self.traffic.has_written(written)
+        return written
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Make room for bytes to come, or zero bytes of what is there."""
@@ -290,6 +305,10 @@ class Operations:
             with self._lock:
                 self._gone[gone.inode] = replace(gone, nlink=0)
 
+    def _status(self) -> bytes:
+        figures: dict[str, Any] = {"pid": os.getpid(), **self.traffic.figures(), **self._filesystem.figures()}
+        return json.dumps(figures).encode()
+
     def _about_mount(self, number: InodeNo, name: bytes) -> bytes:
         if number == ROOT:
             if name == VOLUME_XATTR:
@@ -298,6 +317,8 @@ class Operations:
                 return b"%d" % os.getpid()
             if name == WAITING_XATTR:
                 return b"%d" % self._files.unsettled()
+            if name == STATUS_XATTR:
+                return self._status()
         raise NoAttributeError("no such attribute")
 
 

@@ -1,8 +1,7 @@
 """Requests: from libfuse's callbacks to Operations and back.
 
 Every callback gets exactly one reply: the result of a method of Operations, or the errno of what it raised. Nothing is
-ever raised into libfuse. Names are bytes all the way. One object serves all threads; its only state is
-when the mount was last used.
+ever raised into libfuse. Names are bytes all the way. One object serves all threads; it has no state.
 """
 
 from __future__ import annotations
@@ -32,9 +31,6 @@ NAME_MAX_BYTES = 255
 _GENERATION = 1
 """Inode numbers are never used twice."""
 
-_IDLE_OPERATIONS = frozenset({"statfs", "getxattr", "forget", "forget_multi"})
-"""What desktops and watchers ask of a mount that nobody uses: how full it is, and how it fares."""
-
 _P = ParamSpec("_P")
 
 
@@ -45,8 +41,7 @@ def _answered(
 
     @functools.wraps(handler)
     def answered(self: Requests, request: int, *arguments: _P.args, **keywords: _P.kwargs) -> None:
-        if handler.__name__ not in _IDLE_OPERATIONS:
-            self.last_asked = time.monotonic()
+        self.note(handler.__name__)
         try:
             handler(self, request, *arguments, **keywords)
         except BaseException as exc:  # noqa: BLE001 -- what is raised here would be lost, and the caller would hang
@@ -73,8 +68,7 @@ class Requests:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self.last_asked = time.monotonic()
-        """When somebody last used the mount."""
+        self.note = operations.traffic.asked
 
     def init(self, userdata: int, connection: int) -> None:
         self._operations.init()

@@ -17,6 +17,7 @@ from tests.mounting import in_process
 COMMANDS = [
     "mount VOLUME FOLDER",
     "stats VOLUME",
+    "metrics VOLUME",
     "import FOLDER VOLUME",
     "export VOLUME FOLDER",
     "why VOLUME photo.jpg",
