@@ -59,6 +59,7 @@ def test_every_command_of_daily_use_is_shown() -> None:
         "key",
         "header",
         "doctor",
+        "completion",
     } <= shown
 
 

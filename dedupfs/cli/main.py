@@ -13,6 +13,7 @@ from dedupfs.cli import (
     check,
     clusters,
     compact,
+    completion,
     doctor,
     export,
     header,
@@ -44,6 +45,7 @@ _COMMANDS = (
     key,
     header,
     doctor,
+    completion,
 )
 _DESCRIPTION = """\
 A folder you mount. Copy photos into it with any tool: everything is encrypted, and where a picture is only another

@@ -31,7 +31,7 @@ COMMANDS = [
     "header backup VOLUME FILE",
     "header restore VOLUME",
 ]
-WITHOUT_A_VOLUME = {"init", "umount", "doctor"}
+WITHOUT_A_VOLUME = {"init", "umount", "doctor", "completion"}
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])

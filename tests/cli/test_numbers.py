@@ -20,7 +20,12 @@ from dedupfs.cli.main import build_parser, main
 from tests.mounting import MountedVolume, command_line, in_process, mark_fuse, with_passphrase, without_passphrase
 from tests.volumes import make_volume
 
-WITHOUT_JSON = {"mount": "prints nothing", "umount": "prints nothing", "metrics": "has a format for machines"}
+WITHOUT_JSON = {
+    "mount": "prints nothing",
+    "umount": "prints nothing",
+    "metrics": "prints for Prometheus",
+    "completion": "prints for a shell",
+}
 _NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
 SAMPLE = re.compile(rf'({_NAME})\{{{_NAME}="((?:[^"\\\n]|\\["\\n])*)"\}} (-?\d+(?:\.\d+)?)')
 """Of the exposition format, version 0.0.4, as far as it is used."""
