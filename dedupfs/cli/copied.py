@@ -34,7 +34,7 @@ def as_json(copied: Copied) -> dict[str, Any]:
     """Return the outcome as it is printed with --json."""
     return {
         "files": copied.files,
-        "bytes": copied.done_bytes,
+        "bytes": copied.file_bytes,
         "directories": copied.directories,
         "links": copied.links,
         "others": copied.others,
@@ -46,15 +46,16 @@ def as_json(copied: Copied) -> dict[str, Any]:
 
 def as_text(copied: Copied, verb: str) -> str:
     """Return the outcome in a few lines."""
-    count = f"{copied.files} files and {copied.links} further names in {copied.directories} directories"
-    lines = [f"{verb} {count}, {human_bytes(copied.done_bytes)} looked at"]
+    lines = [f"{verb}   files {copied.files} ({human_bytes(copied.file_bytes)}), directories {copied.directories}"]
+    if copied.links:
+        lines.append(f"further names of a file   {copied.links}")
     if copied.others:
-        lines.append(f"{copied.others} symbolic links, pipes, sockets and devices")
+        lines.append(f"symbolic links, pipes, sockets and devices   {copied.others}")
     if copied.skipped:
-        lines.append(f"{copied.skipped} were there already, with the same size and time")
+        lines.append(f"there already, with the same size and time   {copied.skipped}")
     if copied.left:
         reasons = ", ".join(sorted(set(copied.left.values())))
-        lines.append(f"{len(copied.left)} are there without all of their attributes ({reasons}); --json names them")
+        lines.append(f"there without all of their attributes   {len(copied.left)} ({reasons}); --json names them")
     if copied.failures:
-        lines.append(f"{len(copied.failures)} could not be {verb}")
+        lines.append(f"not {verb}   {len(copied.failures)}, each named above")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 from pathlib import Path
@@ -76,7 +77,17 @@ def run(options: argparse.Namespace) -> int:
             filesystem.close()
     finally:
         os.close(lock)
-    # Whoever has got everything out may be about to delete the volume.
-    os.sync()
+    _sync(destination)
     print(json.dumps(copied.as_json(done), indent=2) if options.json else copied.as_text(done, "exported"))
     return copied.exit_code(done)
+
+
+def _sync(destination: Path) -> None:
+    """Have everything on the disk: whoever has got it all out may be about to delete the volume. See syncfs(2)."""
+    descriptor = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise StoreError(f"cannot write to {destination}: {os.strerror(number)}")
+    finally:
+        os.close(descriptor)

@@ -179,7 +179,8 @@ class CopyIn:
         identity = (item.status.st_dev, item.status.st_ino)
         if there is not None and _is_same(there, item.status):
             self._copied.count("skipped")
-            self._linked.setdefault(identity, there.inode)
+            if item.status.st_nlink > 1:
+                self._linked.setdefault(identity, there.inode)
             return
         self._check_place(there)
         number = self._linked.get(identity) if item.status.st_nlink > 1 else None
@@ -191,8 +192,10 @@ class CopyIn:
             except TooManyLinksError:
                 pass
         self._filesystem.files.wait_for_decisions(self._pictures_waiting)
-        self._linked[identity] = self._write_file(item, in_steps=there is not None or item.status.st_size > STEP_BYTES)
-        self._copied.count("files")
+        number = self._write_file(item, in_steps=there is not None or item.status.st_size > STEP_BYTES)
+        if item.status.st_nlink > 1:
+            self._linked[identity] = number
+        self._copied.count_file(item.status.st_size)
 
     def _write_file(self, item: _Item, *, in_steps: bool) -> InodeNo:
         """Write a file and return its inode; `in_steps` if it may not have its name before it is whole."""

@@ -212,7 +212,7 @@ class CopyOut:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._copied.count("files")
+        self._copied.count_file(item.attributes.size)
         return True
 
     def _copy_bytes(self, item: _Item, descriptor: int) -> None:

@@ -14,25 +14,34 @@ _FINEST_COARSE_NS = 10_000_000
 
 @dataclass(slots=True)
 class Copied:
-    """What became of a run; `count` and `leave` may be called from any thread."""
+    """What became of a run; `count`, `count_file` and `leave` may be called from any thread."""
 
     tell: Callable[[bytes, str], None]
     files: int = 0
+    file_bytes: int = 0
+    """Of these files."""
     directories: int = 0
     links: int = 0
     others: int = 0
     skipped: int = 0
     """There already."""
     done_bytes: int = 0
+    """Of files that were copied, passed over, or could not be read."""
     failures: list[tuple[bytes, str]] = field(default_factory=list)
     left: dict[bytes, str] = field(default_factory=dict)
     """Files that are there without an owner, a mode or an attribute that they had, and why."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, what: str) -> None:
-        """Add one to `files`, `directories`, `links`, `others` or `skipped`."""
+        """Add one to `directories`, `links`, `others` or `skipped`."""
         with self._lock:
             setattr(self, what, getattr(self, what) + 1)
+
+    def count_file(self, size: int) -> None:
+        """Add a file of so many bytes."""
+        with self._lock:
+            self.files += 1
+            self.file_bytes += size
 
     def fail(self, path: bytes, reason: str) -> None:
         """Note something that is not there, and tell of it."""
