@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from dedupfs.cli import copied, passphrase
+from dedupfs.cli.mounts import refuse_mountpoint
 from dedupfs.cli.progress import Progress
 from dedupfs.errors import StoreError, UsageError
 from dedupfs.filesystem.copy_out import CopyOut
@@ -40,6 +41,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("volume", metavar="VOLUME", type=Path, help="the volume's directory")
     parser.add_argument("destination", metavar="DEST", type=Path, help="the directory to fill")
     parser.add_argument("--force", action="store_true", help="replace files that are in DEST and differ")
+    parser.add_argument(
+        "--salvage",
+        action="store_true",
+        help="of a file that is damaged in places, write the rest, with zero bytes for what is lost, beside its place"
+        " as NAME.damaged",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     passphrase.add_arguments(parser)
     parser.set_defaults(run=run)
@@ -48,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Copy out."""
     directory: Path = options.volume.absolute()
+    refuse_mountpoint(directory, "copy out of it as out of any directory, or unmount it and name the volume")
     destination: Path = options.destination.absolute()
     if destination.resolve().is_relative_to(directory.resolve()):
         raise UsageError(f"{destination} lies inside the volume")
@@ -67,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
                     metadata,
                     os.fsencode(destination),
                     replace=options.force,
+                    salvage=options.salvage,
                     workers=workers,
                     tell=copied.teller(progress),
                     progress=copied.bar(progress, total),

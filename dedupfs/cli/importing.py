@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dedupfs.cli import copied, passphrase
+from dedupfs.cli.mounts import refuse_mountpoint
 from dedupfs.cli.progress import Progress
 from dedupfs.cli.stats import human_bytes
 from dedupfs.filesystem.copy_in import CopyIn, total_bytes
@@ -55,6 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Copy in."""
     directory: Path = options.volume.absolute()
+    refuse_mountpoint(directory, "copy into it as into any directory, or unmount it and name the volume")
     sources = [os.fsencode(source) for source in options.sources]
     volume_key = unlock(directory, passphrase.read(options))
     prepare_process()

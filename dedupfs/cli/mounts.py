@@ -24,6 +24,12 @@ def mountpoint_above(path: Path) -> Path | None:
     return max(above, key=lambda each: len(each.parts), default=None)
 
 
+def refuse_mountpoint(place: Path, instead: str) -> None:
+    """Raise UsageError for a mountpoint, where the directory of a volume is needed."""
+    if is_mounted(place):
+        raise UsageError(f"{place} is a mountpoint; {instead}")
+
+
 def _mountpoints() -> list[str]:
     """Return every place where the kernel has a dedupfs mount, alive or not."""
     # Other people's mountpoints may have any name, in no encoding, so this stays with bytes.

@@ -22,10 +22,13 @@ from dedupfs.filesystem.filesystem import FileSystem
 from dedupfs.filesystem.inodes import Attributes
 from dedupfs.filesystem.namespace import check_name
 from dedupfs.model import InodeNo
+from dedupfs.storage.chunks import CHUNK_BYTES
 from dedupfs.storage.contents import is_zero
 from dedupfs.storage.metadata import ROOT, Metadata
 
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = CHUNK_BYTES
+"""So that a damaged chunk of a large file costs no more than itself."""
+DAMAGED_SUFFIX = b".damaged"
 _WAITING_PER_WORKER = 4
 _OPEN_BITS = 0o700
 """A directory must be open to its owner while it is filled."""
@@ -61,6 +64,7 @@ class CopyOut:
         destination: bytes,
         *,
         replace: bool,
+        salvage: bool = False,
         workers: int,
         tell: Callable[[bytes, str], None] = lambda path, reason: None,
         progress: Callable[[int], None] = lambda done_bytes: None,
@@ -71,6 +75,7 @@ class CopyOut:
             metadata: of the same volume; it knows which records had to be left out.
             destination: a directory, made when it does not exist.
             replace: whether files that are there and differ may be overwritten.
+            salvage: whether of a file that is damaged in places the rest is copied, with DAMAGED_SUFFIX to its name.
             workers: how many files are read at once.
             tell: called with the path and the reason for everything that cannot be copied.
             progress: called with the bytes done so far.
@@ -79,6 +84,7 @@ class CopyOut:
         self._metadata = metadata
         self._destination = destination
         self._replace = replace
+        self._salvage = salvage
         self._workers = workers
         self._progress = progress
         self._is_root = os.geteuid() == 0
@@ -203,11 +209,18 @@ class CopyOut:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                self._copy_bytes(item, descriptor)
+                lost_bytes = self._copy_bytes(item, descriptor)
             finally:
                 os.close(descriptor)
             self._set_attributes(item, temporary)
-            os.rename(temporary, item.target)
+            final = item.target + (DAMAGED_SUFFIX if lost_bytes else b"")
+            there = _lstat(final) if lost_bytes else None
+            if there is not None and there.st_size != item.attributes.size:
+                self._may_replace()
+            os.rename(temporary, final)
+            if lost_bytes:
+                what = f"{lost_bytes} of its {item.attributes.size} bytes are lost"
+                raise IntegrityError(f"{what}; the rest is in NAME{DAMAGED_SUFFIX.decode()}, with zero bytes for them")
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -215,21 +228,32 @@ class CopyOut:
         self._copied.count_file(item.attributes.size)
         return True
 
-    def _copy_bytes(self, item: _Item, descriptor: int) -> None:
-        files = self._filesystem.files
+    def _copy_bytes(self, item: _Item, descriptor: int) -> int:
+        """Copy what a file holds and return how many bytes of it are lost, of those that are to be salvaged."""
+        files, size = self._filesystem.files, item.attributes.size
         handle = files.open(item.number, readable=True, writable=False)
+        lost_bytes = offset = 0
         try:
-            offset = 0
-            while piece := files.read(handle, offset, PIECE_BYTES):
+            while offset < size:
+                try:
+                    piece = files.read(handle, offset, PIECE_BYTES)
+                except IntegrityError:
+                    lost_bytes += min(PIECE_BYTES, size - offset)
+                    # A file of which nothing is left is not worth a name.
+                    if not self._salvage or lost_bytes == size:
+                        raise
+                    offset += PIECE_BYTES
+                    continue
+                if not piece:
+                    raise IntegrityError(f"it holds {offset} bytes and should hold {size}")
                 # What reads as zero bytes becomes a hole, as it is in the volume.
                 if not is_zero(piece):
                     _write(descriptor, offset, piece)
                 offset += len(piece)
         finally:
             files.release(handle)
-        if offset != item.attributes.size:
-            raise IntegrityError(f"it holds {offset} bytes and should hold {item.attributes.size}")
-        os.ftruncate(descriptor, offset)
+        os.ftruncate(descriptor, size)
+        return lost_bytes
 
     def _is_there(self, item: _Item) -> bool:
         """Whether the file need not be copied. Raises FileExistsError when it would replace something else."""

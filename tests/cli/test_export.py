@@ -19,10 +19,12 @@ from dedupfs.cli import passphrase as passphrases
 from dedupfs.cli.main import main
 from dedupfs.filesystem.filesystem import FileSystem
 from dedupfs.filesystem.opening import open_filesystem
-from dedupfs.model import InodeNo
+from dedupfs.model import ChunkId, InodeNo
 from dedupfs.storage import records
+from dedupfs.storage.chunks import CHUNK_BYTES
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Exact, number_key
+from dedupfs.storage.volume import Volume
 from tests.conftest import PASSPHRASE, reopen
 from tests.mounting import ROOT as CHECKOUT
 from tests.storage.tree import stored_rows
@@ -76,6 +78,31 @@ def filled(volume_directory: Path) -> Path:
     return volume_directory
 
 
+def inode_of(volume: Volume, *names: bytes) -> InodeNo:
+    """Return the inode at a path."""
+    number = ROOT
+    for name in names:
+        entry = volume.metadata.find_entry(number, name)
+        assert entry is not None
+        number = entry.inode
+    return number
+
+
+def chunk_of(volume: Volume, index: int, *names: bytes) -> ChunkId:
+    """Return one of the chunks of the file at a path."""
+    content_id = volume.metadata.inode(inode_of(volume, *names)).content
+    assert content_id is not None
+    content = volume.contents.get(content_id)
+    assert isinstance(content, Exact)
+    return content.layout.extents[index].chunk
+
+
+def damage(volume: Volume, table: records.Table, key: bytes) -> None:
+    """Flip the last bit of a record."""
+    sealed = stored_rows(volume, table.name)[key]
+    volume.store.engine.apply([(table.name, key, sealed[:-1] + bytes([sealed[-1] ^ 1]))])
+
+
 def exported(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, Any, list[str]]:
     """Return the exit code, the outcome, and the lines on standard error."""
     code = main(["export", *map(str, arguments), "--json"])
@@ -108,6 +135,7 @@ def test_a_second_run_copies_what_is_missing(filled: Path, tmp_path: Path, capsy
     out = tmp_path / "out"
     exported(capsys, filled, out)
     (out / "empty").unlink()
+    (out / "folder/closed").chmod(0o700)
     (out / "folder/closed/second name").unlink()
     inode = os.stat(out / "folder/bytes").st_ino
     code, outcome, _ = exported(capsys, filled, out)
@@ -149,25 +177,11 @@ def test_damage_costs_what_is_damaged_and_nothing_else(
     filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume = reopen(filled)
-    folder = volume.metadata.find_entry(ROOT, b"folder")
-    assert folder is not None
-    found = volume.metadata.find_entry(folder.inode, b"bytes")
-    assert found is not None
-    content_id = volume.metadata.inode(found.inode).content
-    assert content_id is not None
-    content = volume.contents.get(content_id)
-    assert isinstance(content, Exact)
-    empty = volume.metadata.find_entry(ROOT, b"empty")
-    assert empty is not None
-    for table, key in (
-        (records.CHUNKS, content.layout.extents[1].chunk),
-        (records.ENTRIES, volume.metadata.entry_key(ROOT, b"link")),
-        (records.INODES, number_key(empty.inode)),
-        (records.INODES, number_key(folder.inode)),
-        (records.VOLUME, b"config"),
-    ):
-        sealed = stored_rows(volume, table.name)[key]
-        volume.store.engine.apply([(table.name, key, sealed[:-1] + bytes([sealed[-1] ^ 1]))])
+    damage(volume, records.CHUNKS, chunk_of(volume, 1, b"folder", b"bytes"))
+    damage(volume, records.ENTRIES, volume.metadata.entry_key(ROOT, b"link"))
+    damage(volume, records.INODES, number_key(inode_of(volume, b"empty")))
+    damage(volume, records.INODES, number_key(inode_of(volume, b"folder")))
+    damage(volume, records.VOLUME, b"config")
     volume.close()
     out = tmp_path / "out"
     code, outcome, said = exported(capsys, filled, out)
@@ -178,6 +192,25 @@ def test_damage_costs_what_is_damaged_and_nothing_else(
     assert sorted(name for name in os.listdir(out) if name.isascii()) == ["folder", "pipe", "sparse"]
     assert (out / "folder/closed/read only").read_bytes() == b"r"
     assert not [name for name in os.listdir(out / "folder") if name.startswith(".")], "nothing half is left"
+
+
+def test_what_is_left_of_a_damaged_file_can_be_had(
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(filled) as filesystem:
+        put(filesystem, ROOT, b"lost", BYTES[:1000])
+    volume = reopen(filled)
+    damage(volume, records.CHUNKS, chunk_of(volume, 0, b"lost"))
+    damage(volume, records.CHUNKS, chunk_of(volume, 1, b"folder", b"bytes"))
+    volume.close()
+    out = tmp_path / "out"
+    code, outcome, _ = exported(capsys, filled, out, "--salvage")
+    assert code == 1
+    assert [each["path"] for each in outcome["failures"]] == ["lost", "folder/bytes", "folder/closed/second name"]
+    assert sorted(os.listdir(out / "folder")) == ["bytes.damaged", "closed"]
+    left = (out / "folder/bytes.damaged").read_bytes()
+    assert left == BYTES[:CHUNK_BYTES] + bytes(CHUNK_BYTES) + BYTES[2 * CHUNK_BYTES :]
+    assert f"{CHUNK_BYTES} of its {len(BYTES)} bytes are lost" in outcome["failures"][1]["reason"]
 
 
 def test_a_full_destination_ends_the_run(

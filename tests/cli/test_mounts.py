@@ -84,6 +84,12 @@ def test_why_takes_paths_in_the_volume_and_below_the_mountpoint(
     assert in_process("why", tmp_path / "notes.txt")[0] == 2
 
 
+def test_copying_without_a_mount_takes_no_mountpoint(live: MountedVolume, tmp_path: Path) -> None:
+    for command in (("import", tmp_path, live.path), ("export", live.path, tmp_path / "out")):
+        code, _, said = in_process(*command)
+        assert (code, "is a mountpoint" in said) == (2, True)
+
+
 def test_check_beside_the_mount(live: MountedVolume) -> None:
     assert in_process("check", live.volume)[0] == 0
 
