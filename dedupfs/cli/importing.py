@@ -13,6 +13,7 @@ from dedupfs.cli import copied, passphrase
 from dedupfs.cli.mounts import refuse_mountpoint
 from dedupfs.cli.progress import Progress
 from dedupfs.cli.stats import human_bytes
+from dedupfs.errors import StoreReadOnlyError
 from dedupfs.filesystem.copy_in import CopyIn, total_bytes
 from dedupfs.filesystem.opening import open_filesystem, processors
 from dedupfs.filesystem.process import prepare_process
@@ -61,6 +62,9 @@ def run(options: argparse.Namespace) -> int:
     volume_key = unlock(directory, passphrase.read(options))
     prepare_process()
     volume = open_volume(directory, volume_key)
+    if volume.store.read_only:
+        volume.close()
+        raise StoreReadOnlyError(f"{directory} is damaged and can only be read; see `dedupfs check --repair`")
     filesystem = open_filesystem(volume)
     try:
         before = volume.store.counters.get("stored_bytes", 0)

@@ -25,6 +25,7 @@ from dedupfs.storage.chunks import CHUNK_BYTES
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Exact, number_key
 from dedupfs.storage.volume import Volume
+from tests.cli.test_check import PAGE_BYTES, leaf_pages
 from tests.conftest import PASSPHRASE, reopen
 from tests.mounting import ROOT as CHECKOUT
 from tests.storage.tree import stored_rows
@@ -192,6 +193,19 @@ def test_damage_costs_what_is_damaged_and_nothing_else(
     assert sorted(name for name in os.listdir(out) if name.isascii()) == ["folder", "pipe", "sparse"]
     assert (out / "folder/closed/read only").read_bytes() == b"r"
     assert not [name for name in os.listdir(out / "folder") if name.startswith(".")], "nothing half is left"
+
+
+def test_a_database_damaged_below_its_records(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = leaf_pages(filled, "entries")[0]
+    with (filled / "data.mdb").open("r+b") as file:
+        file.seek(number * PAGE_BYTES)
+        file.write(bytes(PAGE_BYTES))
+    code, outcome, said = exported(capsys, filled, tmp_path / "out")
+    assert code == 1
+    assert outcome["failures"] and said
+    (tmp_path / "file").write_bytes(b"bytes")
+    assert main(["import", str(tmp_path / "file"), str(filled)]) == 1
+    assert "--repair" in capsys.readouterr().err
 
 
 def test_what_is_left_of_a_damaged_file_can_be_had(
