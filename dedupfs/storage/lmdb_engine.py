@@ -62,6 +62,10 @@ _RESERVE_MAX_BYTES = 4 << 20
 disk to the last byte, commits go on there: a deleted file gives nothing back before the commit after the next, and each
 takes 17 pages (measured with 400 files)."""
 _FALLOC_FL_KEEP_SIZE = 1
+RESIDENT_BYTES = 64 << 20
+"""After so many bytes of values the map's pages are handed back to the page cache. They are shared and could be taken
+away at any time, but count as this process's memory until then: reading 400 MB back showed as 405 MB resident."""
+_MADV_DONTNEED = 4
 
 
 class LmdbEngine:
@@ -89,6 +93,7 @@ class LmdbEngine:
         self._read_only = read_only
         self._gate = Gate()
         self._reserved_to = 0
+        self._found_bytes = 0
         self._data_path = os.path.realpath(directory / DATA_FILE)
         self._env: lmdb.Environment | None = None
         self._tables: dict[str, Any] = {}
@@ -388,7 +393,29 @@ class LmdbEngine:
         """Copy a value out of the map; one that may lie on pages that nobody has looked at, from the file."""
         if len(found) < _SMALL_BYTES:
             return bytes(found)
+        self._hand_back(len(found))
         return self._pages.value(_address(found) - self._map_start, len(found))
+
+    def _hand_back(self, size_bytes: int) -> None:
+        """Unmap the pages of the map now and then; an inexact count under several threads does no harm.
+
+        A large value is found through its first page, and with that the kernel maps what it has of the file around it.
+        """
+        self._found_bytes += size_bytes
+        if self._found_bytes < RESIDENT_BYTES:
+            return
+        self._found_bytes = 0
+        try:
+            maps = Path("/proc/self/maps").read_text()
+        except OSError:
+            # With too many files open this waits for the next time; it must not fail a read.
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        for line in maps.splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5] == self._data_path:
+                start, end = (int(bound, 16) for bound in fields[0].split("-"))
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
     def _prepare_to_free(self, replaced: bytes | memoryview) -> None:
         """Put the header of a value's own pages right before LMDB frees as many as it says.
