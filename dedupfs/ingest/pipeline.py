@@ -2,6 +2,7 @@
 
 identify -> inspect -> candidates -> the same coded image, a rendition, a promotion, or a cluster of its own. A stage
 that declines leaves the picture to the next one; the last one stores it exactly, so that nothing is ever lost here.
+What two pictures can be to each other is the business of `decision`.
 
 Decisions run on as many threads as there are workers, on copies of the bytes and without any lock. `settlement` stores
 them; when what a decision rests on has changed meanwhile, because another thread stored a likely match, it is taken
@@ -15,7 +16,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dedupfs.errors import (
     IngestError,
@@ -26,15 +27,15 @@ from dedupfs.errors import (
     WorkerStartError,
 )
 from dedupfs.ingest import match
-from dedupfs.ingest.facts import PictureFacts, better
-from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.decision import Fitting, Judge
+from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.originals import Originals
-from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.renderer import Renderer
-from dedupfs.ingest.settlement import Newcomer, Refit, Settlement, Subject, is_undecided
+from dedupfs.ingest.settlement import Newcomer, Settlement, Subject, is_undecided
 from dedupfs.ingest.sniff import cut_points, sniff
 from dedupfs.ingest.workers import WorkerPool
-from dedupfs.model import ContentId, Policy
+from dedupfs.model import ClusterId, ContentId, Policy
 from dedupfs.storage.records import Exact, Rendition
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
@@ -62,6 +63,7 @@ class Pipeline:
         self._renderer = renderer
         self._policy = volume.config.policy
         self._settlement = Settlement(volume)
+        self._judge = Judge(pool, self._policy, self)
         self._originals = Originals()
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
@@ -244,7 +246,7 @@ class Pipeline:
 
         Of several that fit the closest is taken: a thumbnail fits an edit of its picture as well as the picture itself.
         """
-        best: _Fitting | None = None
+        best: Fitting | None = None
         for candidate in newcomer.candidates:
             if candidate.representative == newcomer.content:
                 continue
@@ -255,19 +257,18 @@ class Pipeline:
                 if newcomer.has_coded_image_of(representative.layout):
                     return self._settlement.same_image(newcomer, candidate)
                 original = self._contents.read_all(representative.layout)
-                fits = self._fit(newcomer, facts, candidate, original)
+                fitting = self._judge.decide(newcomer.data, facts, candidate, original)
             except IntegrityError as exc:
                 found = self._clusters.find(candidate.cluster)
                 if found is not None and found.representative == candidate.representative:
                     log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
                 # Otherwise its picture has been removed meanwhile, and took its bytes along.
                 continue
-            if fits is None:
+            if fitting is None:
                 continue
-            difference = _difference(fits, candidate)
-            if best is None or difference < best.difference:
-                best = _Fitting(candidate, original, fits, difference)
-            if not difference or self._policy is Policy.PERCEPTUAL:
+            if best is None or fitting.difference < best.difference:
+                best = fitting
+            if self._judge.is_enough(fitting):
                 break
         if best is None:
             return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
@@ -277,68 +278,12 @@ class Pipeline:
         self._originals.put(best.candidate.representative, best.original)
         return self._settlement.promotion(newcomer, best.candidate, best.fits)
 
-    def _fit(
-        self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes
-    ) -> Fit | dict[ContentId, Refit] | None:
-        """Try the better picture as the base of the other, then the other way round; None when neither fits.
+    def members(self, cluster: ClusterId) -> list[ContentId]:
+        """See Shelf."""
+        return self._clusters.members(cluster)
 
-        The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, of
-        two JPEGs often only one can be fitted into the size of the other, and a picture that was compressed again at a
-        higher quality seems better than its original but only the original gives both of them to the last byte. Where
-        no pixels are compared, it would draw a photo from its thumbnail.
-        """
-        promote_first = better(facts, candidate.facts)
-        orders = (promote_first,) if self._policy is Policy.PERCEPTUAL else (promote_first, not promote_first)
-        kept: Fit | dict[ContentId, Refit] | None = None
-        for promoting in orders:
-            second_best = kept is not None
-            found: Fit | dict[ContentId, Refit] | None
-            if promoting:
-                found = self._refit(newcomer, facts, candidate, original, exact_only=second_best)
-            else:
-                outcome = self._compare(newcomer.data, original, exact_only=second_best)
-                found = outcome if isinstance(outcome, Fit) else None
-            if found is not None and (kept is None or _is_exact(found)):
-                kept = found
-            if kept is not None and (_is_exact(kept) or facts.pixels != candidate.facts.pixels):
-                break
-        return kept
-
-    def _refit(
-        self, newcomer: Newcomer, facts: PictureFacts, candidate: Candidate, original: bytes, *, exact_only: bool
-    ) -> dict[ContentId, Refit] | None:
-        """Compare every picture of the cluster with the newcomer; None when one of them does not fit.
-
-        The representative comes first: if it does not fit, nothing else matters.
-        """
-        outcome = self._compare(original, newcomer.data, exact_only=exact_only)
-        if isinstance(outcome, Misfit):
-            return None
-        fits = {candidate.representative: Refit(outcome, len(original), candidate.distance_bits)}
-        for member in self._clusters.members(candidate.cluster):
-            if member in fits:
-                continue
-            data = self._bytes_of(member)
-            if data is None:
-                continue
-            outcome = self._compare(data, newcomer.data)
-            if isinstance(outcome, Misfit):
-                return None
-            try:
-                theirs: PictureFacts = self._pool.call("inspect", data)
-            except WorkerStartError:
-                raise
-            except IngestError as exc:
-                log.warning("a picture of cluster %d could not be looked at: %s", candidate.cluster, exc)
-                return None
-            fits[member] = Refit(outcome, len(data), _distance_bits(theirs, facts))
-        return fits
-
-    def _bytes_of(self, member: ContentId) -> bytes | None:
-        """Return what was written as a member, if that is still known, or what it reads as.
-
-        None when its last file has been removed meanwhile.
-        """
+    def bytes_of(self, member: ContentId) -> bytes | None:
+        """See Shelf: what was written, if that is still known, and what is read otherwise."""
         try:
             content = self._contents.get(member)
             written = self._originals.get(member)
@@ -351,16 +296,6 @@ class Pipeline:
             if self._contents.find(member) is None:
                 return None
             raise
-
-    def _compare(self, member: bytes, base: bytes, *, exact_only: bool = False) -> Fit | Misfit:
-        try:
-            outcome: Fit | Misfit = self._pool.call("fit", member, base, self._policy, exact_only)
-        except WorkerStartError:
-            raise
-        except IngestError as exc:
-            log.warning("two pictures could not be compared: %s", exc)
-            return Misfit("failed", None)
-        return outcome
 
 
 class _StoredPicture:
@@ -397,30 +332,3 @@ class _StoredPicture:
     def failed(self) -> None:
         """See Subject: it stays undecided, and is looked at again when everything is settled, or by the next mount."""
         self._put_off(self._content)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitting:
-    """A candidate whose picture and the newcomer are versions of one another, and how far apart they are."""
-
-    candidate: Candidate
-    original: bytes
-    fits: Fit | dict[ContentId, Refit]
-    difference: float
-
-
-def _difference(found: Fit | dict[ContentId, Refit], candidate: Candidate) -> float:
-    """Return the largest difference at a point, in levels, between a candidate and the newcomer; 0 for the same."""
-    fit = found if isinstance(found, Fit) else found[candidate.representative].fit
-    return 0.0 if fit.bit_exact else fit.differences.fine_luma + fit.differences.fine_chroma
-
-
-def _is_exact(found: Fit | dict[ContentId, Refit]) -> bool:
-    """True when whatever was found comes back to the last byte."""
-    return found.bit_exact if isinstance(found, Fit) else all(refit.fit.bit_exact for refit in found.values())
-
-
-def _distance_bits(a: PictureFacts, b: PictureFacts) -> int:
-    if a.fingerprint is None or b.fingerprint is None:
-        return 0
-    return (int.from_bytes(a.fingerprint, "big") ^ int.from_bytes(b.fingerprint, "big")).bit_count()

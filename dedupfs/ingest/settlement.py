@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
 from dedupfs.ingest import match
+from dedupfs.ingest.decision import Refit
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.match import Candidate
 from dedupfs.ingest.outcome import Fit
@@ -63,15 +64,6 @@ class Newcomer:
         stop = self.cuts[1] if len(self.cuts) > 1 else len(self.data)
         image = [extent.chunk for extent in self.layout.extents if start <= extent.offset < stop]
         return bool(image) and set(image) <= {extent.chunk for extent in other.extents}
-
-
-@dataclass(frozen=True, slots=True)
-class Refit:
-    """How one picture of a cluster fits a new representative."""
-
-    fit: Fit
-    size: int
-    distance_bits: int
 
 
 class Settlement:

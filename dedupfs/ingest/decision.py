@@ -1,0 +1,160 @@
+"""Decision: what a picture can be kept as beside one candidate, whoever holds the candidate's bytes.
+
+The volume asks through `pipeline`, which stores the answer; `scan` asks about ordinary files and stores nothing. Owns
+the order in which two pictures are tried and what a promotion demands; leaves comparing to the workers. Takes no locks:
+what an answer rests on may change meanwhile, and whoever acts on it has to look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dedupfs.errors import IngestError, WorkerStartError
+from dedupfs.ingest.facts import PictureFacts, better
+from dedupfs.ingest.match import Candidate
+from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.workers import WorkerPool
+from dedupfs.model import ClusterId, ContentId, Policy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """How one picture of a cluster fits a new representative."""
+
+    fit: Fit
+    size: int
+    distance_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """A candidate whose picture and the newcomer are versions of one another, and how far apart they are.
+
+    `original` is the candidate's representative, a whole file. `fits` is how the newcomer is drawn from it, or how
+    every picture of the candidate's cluster is drawn from the newcomer.
+    """
+
+    candidate: Candidate
+    original: bytes
+    fits: Fit | Mapping[ContentId, Refit]
+
+    @property
+    def difference(self) -> float:
+        """The largest difference between the two at a point, in levels; 0 for the same."""
+        fit = self.fits if isinstance(self.fits, Fit) else self.fits[self.candidate.representative].fit
+        return 0.0 if fit.bit_exact else fit.differences.fine_luma + fit.differences.fine_chroma
+
+
+class Shelf(Protocol):
+    """Where the pictures of clusters are kept."""
+
+    def members(self, cluster: ClusterId) -> Iterable[ContentId]:
+        """Return all pictures of a cluster, the representative too."""
+
+    def bytes_of(self, member: ContentId) -> bytes | None:
+        """Return what was written as a picture, or what it reads as; None when it has gone meanwhile.
+
+        Raises:
+            IntegrityError: its bytes cannot be had.
+        """
+
+
+class Judge:
+    """Takes decisions under one policy. Safe from any thread, as far as the shelf is."""
+
+    def __init__(self, pool: WorkerPool, policy: Policy, shelf: Shelf) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._shelf = shelf
+
+    def is_enough(self, fitting: Fitting) -> bool:
+        """Whether no other candidate can be closer, or is to be asked."""
+        return not fitting.difference or self._policy is Policy.PERCEPTUAL
+
+    def decide(self, data: bytes, facts: PictureFacts, candidate: Candidate, original: bytes) -> Fitting | None:
+        """Try the better picture as the base of the other, then the other way round; None when neither fits.
+
+        The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, of
+        two JPEGs often only one can be fitted into the size of the other, and a picture that was compressed again at a
+        higher quality seems better than its original but only the original gives both of them to the last byte. Where
+        no pixels are compared, it would draw a photo from its thumbnail.
+
+        Args:
+            data: the newcomer, a whole file.
+            original: the candidate's representative, a whole file.
+        Raises:
+            IntegrityError: a picture of the candidate's cluster cannot be read.
+            WorkerStartError: no worker can be started.
+        """
+        promote_first = better(facts, candidate.facts)
+        orders = (promote_first,) if self._policy is Policy.PERCEPTUAL else (promote_first, not promote_first)
+        kept: Fit | dict[ContentId, Refit] | None = None
+        for promoting in orders:
+            second_best = kept is not None
+            found: Fit | dict[ContentId, Refit] | None
+            if promoting:
+                found = self._refit(data, facts, candidate, original, exact_only=second_best)
+            else:
+                outcome = self._compare(data, original, exact_only=second_best)
+                found = outcome if isinstance(outcome, Fit) else None
+            if found is not None and (kept is None or _is_exact(found)):
+                kept = found
+            if kept is not None and (_is_exact(kept) or facts.pixels != candidate.facts.pixels):
+                break
+        return Fitting(candidate, original, kept) if kept is not None else None
+
+    def _refit(
+        self, data: bytes, facts: PictureFacts, candidate: Candidate, original: bytes, *, exact_only: bool
+    ) -> dict[ContentId, Refit] | None:
+        """Compare every picture of the cluster with the newcomer; None when one of them does not fit.
+
+        The representative comes first: if it does not fit, nothing else matters.
+        """
+        outcome = self._compare(original, data, exact_only=exact_only)
+        if isinstance(outcome, Misfit):
+            return None
+        fits = {candidate.representative: Refit(outcome, len(original), candidate.distance_bits)}
+        for member in self._shelf.members(candidate.cluster):
+            if member in fits:
+                continue
+            theirs = self._shelf.bytes_of(member)
+            if theirs is None:
+                continue
+            outcome = self._compare(theirs, data)
+            if isinstance(outcome, Misfit):
+                return None
+            try:
+                seen: PictureFacts = self._pool.call("inspect", theirs)
+            except WorkerStartError:
+                raise
+            except IngestError as exc:
+                log.warning("a picture of cluster %d could not be looked at: %s", candidate.cluster, exc)
+                return None
+            fits[member] = Refit(outcome, len(theirs), _distance_bits(seen, facts))
+        return fits
+
+    def _compare(self, member: bytes, base: bytes, *, exact_only: bool = False) -> Fit | Misfit:
+        try:
+            outcome: Fit | Misfit = self._pool.call("fit", member, base, self._policy, exact_only)
+        except WorkerStartError:
+            raise
+        except IngestError as exc:
+            log.warning("two pictures could not be compared: %s", exc)
+            return Misfit("failed", None)
+        return outcome
+
+
+def _is_exact(found: Fit | dict[ContentId, Refit]) -> bool:
+    """True when whatever was found comes back to the last byte."""
+    return found.bit_exact if isinstance(found, Fit) else all(refit.fit.bit_exact for refit in found.values())
+
+
+def _distance_bits(a: PictureFacts, b: PictureFacts) -> int:
+    if a.fingerprint is None or b.fingerprint is None:
+        return 0
+    return (int.from_bytes(a.fingerprint, "big") ^ int.from_bytes(b.fingerprint, "big")).bit_count()
