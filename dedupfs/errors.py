@@ -13,6 +13,7 @@
         IngestError                 a picture could not be worked on
             UnfitPictureError       the picture is not one that can be compared; it is stored exactly
             UndecodableError        the bytes do not decode as the picture they claim to be
+            SourceError             an ordinary file, outside any volume, cannot be read or has changed
             WorkerError             the worker process failed, hung or ran out of memory
                 WorkerStartError    no worker process could be started at all
         NamespaceError              what a POSIX caller can get wrong
@@ -77,6 +78,10 @@ class UnfitPictureError(IngestError):
 
 class UndecodableError(IngestError):
     """The bytes look like a picture and do not decode as one."""
+
+
+class SourceError(IngestError):
+    """A file outside any volume cannot be read, or is not any more what it was."""
 
 
 class WorkerError(IngestError):

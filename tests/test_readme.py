@@ -45,6 +45,7 @@ def test_command_parses(arguments: list[str]) -> None:
 def test_every_command_of_daily_use_is_shown() -> None:
     shown = {arguments[0] for arguments in DEDUPFS_COMMANDS}
     assert {
+        "scan",
         "init",
         "mount",
         "umount",

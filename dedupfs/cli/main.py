@@ -23,6 +23,7 @@ from dedupfs.cli import (
     metrics,
     mount,
     mount_helper,
+    scan,
     stats,
     umount,
     why,
@@ -31,6 +32,7 @@ from dedupfs.cli.exitcodes import DONE, FAILED, exit_code_of
 from dedupfs.errors import DedupfsError
 
 _COMMANDS = (
+    scan,
     init,
     mount,
     umount,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId
 from dedupfs.storage import records
-from dedupfs.storage.chunks import CHUNK_BYTES, UNKNOWN_USERS, Chunks, PreparedChunk
+from dedupfs.storage.chunks import CHUNK_BYTES, UNKNOWN_USERS, Chunks, PreparedChunk, stored_size
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.plaintext_cache import PlaintextCache
 from dedupfs.storage.records import ContentRefs, ContentState, Exact, Extent, Layout, Rendition
@@ -366,10 +366,20 @@ class Contents:
 
 def _pieces(data: bytes, cuts: Sequence[int]) -> Iterator[tuple[int, memoryview]]:
     view = memoryview(data)
-    bounds = sorted({0, *(cut for cut in cuts if 0 < cut < len(data)), len(data)})
+    for start, stop in _spans(len(data), cuts):
+        yield start, view[start:stop]
+
+
+def _spans(size: int, cuts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    bounds = sorted({0, *(cut for cut in cuts if 0 < cut < size), size})
     for start, stop in itertools.pairwise(bounds):
         for offset in range(start, stop, CHUNK_BYTES):
-            yield offset, view[offset : min(offset + CHUNK_BYTES, stop)]
+            yield offset, min(offset + CHUNK_BYTES, stop)
+
+
+def size_in_chunks(size: int, cuts: Sequence[int] = ()) -> int:
+    """Return what so many bytes, cut like this, take in the database when no part of them is stored yet."""
+    return sum(stored_size(stop - start) for start, stop in _spans(size, cuts))
 
 
 def is_zero(data: bytes | bytearray | memoryview) -> bool:
