@@ -7,12 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE, FAILED
 from dedupfs.cli.groups import as_json, describe
 from dedupfs.cli.names import printable
 from dedupfs.cli.opened import shown
+from dedupfs.cli.page import file as files
+from dedupfs.cli.page.build import Head, figures_of, page
 from dedupfs.cli.progress import Progress
 from dedupfs.cli.stats import human_bytes
 from dedupfs.errors import UsageError
@@ -48,8 +51,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=Policy.VERIFIED.value,
         help="the policy to scan under, see `dedupfs init --help`; verified if not given",
     )
-    parser.add_argument("--all", action="store_true", help=f"list all groups, not only the {_SHOWN_GROUPS} largest")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help=f"list everything, not only the first {_SHOWN_GROUPS} groups and copies of each",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with all groups")
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="write a page with thumbnails and names in the clear, too; it needs no network. Mode 0600",
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE where it exists")
     parser.set_defaults(run=run)
 
 
@@ -59,23 +73,40 @@ def run(options: argparse.Namespace) -> int:
     for folder in folders:
         if not os.path.exists(folder):
             raise UsageError(f"there is no {printable(folder)}")
+    if options.report is not None:
+        files.refuse(options.report, force=options.force)
     pool = WorkerPool(len(os.sched_getaffinity(0)))
     scan = Scan(pool, Policy(options.dedup))
     try:
         with Progress("scanning") as progress:
             scan.run(folders, progress.show)
+        groups = scan.groups()
+        if options.report is not None:
+            with Progress("drawing") as progress:
+                pieces = page(_head(scan, groups, folders), groups, scan.bytes_of, pool, progress.show)
+                files.write(options.report, pieces, force=options.force)
     finally:
         pool.close()
-    groups = scan.groups()
     if options.json:
         print(json.dumps(_as_json(scan, groups), indent=2))
     else:
-        print(_as_text(scan.totals(), groups, len(groups) if options.all else _SHOWN_GROUPS))
+        print(_as_text(scan.totals(), groups, sys.maxsize if options.all else _SHOWN_GROUPS))
     if scan.unreadable:
         first = printable(scan.unreadable[0])
         print(f"dedupfs: {len(scan.unreadable)} could not be read, such as {first}", file=sys.stderr)
         return FAILED
     return DONE
+
+
+def _head(scan: Scan, groups: Sequence[Group], folders: Sequence[bytes]) -> Head:
+    totals = scan.totals()
+    saved = sum(group.saved_bytes for group in groups)
+    return Head(
+        "What dedupfs would save",
+        ", ".join(map(printable, folders)),
+        figures_of(totals.files, totals.size_bytes, saved, len(groups)),
+        totals.stored_bytes,
+    )
 
 
 def _as_json(scan: Scan, groups: Sequence[Group]) -> dict[str, Any]:
@@ -102,7 +133,9 @@ def _as_text(totals: Totals, groups: Sequence[Group], limit: int) -> str:
     lines = []
     for group in groups[:limit]:
         lines.append(f"{describe(group.kept)}, saves {human_bytes(group.saved_bytes)}")
-        lines += [f"  {describe(version)}" for version in group.versions]
+        lines += [f"  {describe(version)}" for version in group.versions[:limit]]
+        if len(group.versions) > limit:
+            lines.append(f"  and {len(group.versions) - limit} more copies")
     if len(groups) > limit:
         lines.append(f"and {len(groups) - limit} more groups; --all lists them")
     if groups:

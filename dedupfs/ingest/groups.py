@@ -85,8 +85,9 @@ class Group:
 
     @property
     def saved_bytes(self) -> int:
-        """What all of them need not take."""
-        return sum(version.saved_bytes for version in self.versions)
+        """What all of them need not take; a picture that is kept for its versions alone is no saving."""
+        saved = sum(version.saved_bytes for version in self.versions)
+        return saved if self.kept.path is not None else max(0, saved - self.kept.size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
 from dedupfs.ingest import fit as search
-from dedupfs.ingest import members, rendition
+from dedupfs.ingest import members, rendition, thumbnail
 from dedupfs.ingest.decode import Picture, decode, upright
 from dedupfs.ingest.facts import PictureFacts, better, coarseness_of
 from dedupfs.ingest.fingerprint import draft_side_px, fingerprint
@@ -17,7 +17,7 @@ from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import on_white
 from dedupfs.model import Fingerprint, Policy
 
-__all__ = ["Fit", "Misfit", "PictureFacts", "better", "fit", "inspect", "look", "render"]
+__all__ = ["Fit", "Misfit", "PictureFacts", "better", "draw_thumbnail", "fit", "inspect", "look", "render"]
 
 
 def inspect(data: bytes) -> PictureFacts:
@@ -63,6 +63,15 @@ def render(representative: bytes, recipe: bytes, own: bytes, size: int) -> bytes
     if size <= 0:
         raise IntegrityError("a rendition has at least one byte")
     return rendition.render(representative, recipe, own, size)
+
+
+def draw_thumbnail(data: bytes, side_px: int) -> bytes:
+    """Return a small picture of a file; see `dedupfs.ingest.thumbnail`.
+
+    Raises:
+        UnfitPictureError, UndecodableError: it is no picture that is compared.
+    """
+    return thumbnail.thumbnail(data, side_px)
 
 
 def _fingerprint(picture: Picture) -> Fingerprint | None:

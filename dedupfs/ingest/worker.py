@@ -16,7 +16,13 @@ from dedupfs.ingest import jobs, wire
 MEMORY_LIMIT_BYTES = 3 << 30
 """Address space; a comparison at the pixel limit of `decode` needs about half of it."""
 _NICENESS = 5
-_JOBS = {"inspect": jobs.inspect, "fit": jobs.fit, "look": jobs.look, "render": jobs.render}
+_JOBS = {
+    "inspect": jobs.inspect,
+    "fit": jobs.fit,
+    "look": jobs.look,
+    "render": jobs.render,
+    "thumbnail": jobs.draw_thumbnail,
+}
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ COMMANDS = [
     "export VOLUME FOLDER",
     "why VOLUME photo.jpg",
     "clusters VOLUME",
+    "report VOLUME -o FILE",
     "check VOLUME",
     "compact VOLUME",
     "key list VOLUME",
@@ -31,7 +32,7 @@ COMMANDS = [
     "header backup VOLUME FILE",
     "header restore VOLUME",
 ]
-WITHOUT_A_VOLUME = {"init", "umount", "doctor", "completion"}
+WITHOUT_A_VOLUME = {"init", "scan", "umount", "doctor", "completion"}
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from dedupfs.cli.names import printable
-from tests.ingest.drawing import encoded, photo
+from dedupfs.ingest.groups import CopyKind
 from tests.mounting import in_process
-
-HOSTILE = b"\xff\x1b[31m<img src=x onerror=alert(1)>\xe2\x80\xaegpj.jpg"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A photo, two copies of it, a name out to harm, and two documents of one size."""
-    image = photo(5)
-    jpeg = encoded(image, quality=92)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(jpeg)
-    (folder / "small.jpg").write_bytes(encoded(image.resize((240, 180)), quality=80))
-    Path(os.fsdecode(os.fsencode(folder) + b"/" + HOSTILE)).write_bytes(jpeg)
-    (folder / "one.txt").write_text("one")
-    (folder / "two.txt").write_text("two")
-    return folder
 
 
 def test_json_says_what_would_be_saved(folder: Path) -> None:
     code, out, err = in_process("scan", folder, "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert (found["files"], found["pictures"], found["clusters"]) == (5, 3, 1)
+    assert (found["files"], found["pictures"], found["clusters"]) == (9, 6, 2)
     assert found["logical_bytes"] == sum(path.stat().st_size for path in folder.iterdir())
-    assert found["kinds"]["exact"] == {"files": 1, "saved_bytes": (folder / "a.jpg").stat().st_size}
-    assert found["kinds"]["resized"]["files"] == 1
-    (group,) = found["groups"]
-    assert group["kept"] == str(folder / "a.jpg")
+    counts = {kind.value: found["kinds"][kind.value]["files"] for kind in CopyKind}
+    assert counts == {"exact": 2, "metadata": 1, "recompressed": 1, "resized": 1, "converted": 0}
+    group, documents = found["groups"]
+    # Two workers may come to either of these first.
+    assert group["kept"] in (str(folder / "a.jpg"), str(folder / "metadata.jpg"))
+    assert (documents["kept"], documents["format"]) == (str(folder / "two again.txt"), None)
     small = next(version for version in group["versions"] if version["kind"] == "resized")
-    assert small["path"] == str(folder / "small.jpg")
+    assert small["path"] == str(folder / "resized.jpg")
     assert (small["format"], small["width_px"], small["height_px"]) == ("jpeg", 240, 180)
     assert 0 <= small["max_luma_difference"] < 30
-    assert found["saved_bytes"] == group["saved_bytes"] == sum(each["saved_bytes"] for each in group["versions"])
+    assert found["saved_bytes"] == sum(each["saved_bytes"] for each in found["kinds"].values())
+    assert group["saved_bytes"] == sum(each["saved_bytes"] for each in group["versions"])
 
 
 def test_text_obeys_no_name(folder: Path) -> None:
@@ -56,9 +41,22 @@ def test_text_obeys_no_name(folder: Path) -> None:
     assert "resized" in out
 
 
+def test_text_lists_everything_only_when_asked(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}").write_bytes(bytes([number % 12]) * (100 + number % 12))
+    for number in range(20):
+        (tmp_path / f"many {number:02}").write_bytes(bytes(5000))
+    short = in_process("scan", tmp_path)[1]
+    assert "and 9 more copies" in short
+    assert "and 3 more groups; --all lists them" in short
+    everything = in_process("scan", tmp_path, "--all")[1]
+    assert " more " not in everything
+    assert all(f"many {number:02}, " in everything for number in range(20))
+
+
 def test_off_finds_equal_files_alone(folder: Path) -> None:
     found = json.loads(in_process("scan", folder, "--dedup", "off", "--json")[1])
-    assert (found["pictures"], found["kinds"]["exact"]["files"], found["kinds"]["resized"]["files"]) == (0, 1, 0)
+    assert (found["pictures"], found["kinds"]["exact"]["files"], found["kinds"]["resized"]["files"]) == (0, 2, 0)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -71,6 +69,25 @@ def test_nothing_to_find(tmp_path: Path) -> None:
     code, out, _ = in_process("scan", tmp_path)
     assert code == 0
     assert "files       0" in out
+
+
+def test_the_report_is_the_only_thing_written(folder: Path) -> None:
+    before = sorted(folder.parent.rglob("*"))
+    report = folder.parent / "report.html"
+    assert in_process("scan", folder, "--report", report)[0] == 0
+    assert sorted(folder.parent.rglob("*")) == sorted([*before, report])
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert "thumbnails-0" in report.read_text(encoding="ascii")
+
+
+def test_a_report_replaces_nothing_unasked(folder: Path) -> None:
+    report = folder.parent / "report.html"
+    report.symlink_to(folder / "a.jpg")
+    code, out, err = in_process("scan", folder, "--report", report)
+    assert (code, out, err) == (2, "", f"dedupfs: {report} exists; --force replaces it\n")
+    assert in_process("scan", folder, "--report", report, "--force")[0] == 0
+    assert not report.is_symlink()
+    assert (folder / "a.jpg").read_bytes()[:2] == b"\xff\xd8", "the link was replaced and not followed"
 
 
 @pytest.mark.parametrize(
