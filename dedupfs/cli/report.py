@@ -14,8 +14,9 @@ from dedupfs.cli.opened import add_arguments, opened
 from dedupfs.cli.page import file
 from dedupfs.cli.page.build import Head, figures_of, page
 from dedupfs.cli.progress import Progress
-from dedupfs.cli.stats import human_bytes, statistics
+from dedupfs.cli.stats import human_bytes
 from dedupfs.filesystem.groups import groups_of
+from dedupfs.filesystem.statistics import statistics
 from dedupfs.filesystem.survey import Survey
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool

@@ -82,11 +82,13 @@ class Contents:
     def references(self, content_id: ContentId) -> ContentRefs:
         """Return who rests on the content: too many where that cannot be read, so that it stays."""
         try:
-            stored = self._store.get(records.CONTENT_REFS, content_id)
-            if stored is not None:
-                return records.decode_content_refs(stored)
-            if self._store.get(records.CONTENTS, content_id) is None:
-                return ContentRefs()
+            # Between the two looks nobody may store the content.
+            with self._store.lock:
+                stored = self._store.get(records.CONTENT_REFS, content_id)
+                if stored is not None:
+                    return records.decode_content_refs(stored)
+                if self._store.get(records.CONTENTS, content_id) is None:
+                    return ContentRefs()
         except IntegrityError:
             pass
         log.error("the count of a content is damaged; it stays until `dedupfs check --repair`")

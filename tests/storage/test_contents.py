@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import threading
 
 import pytest
 from hypothesis import given
@@ -20,9 +21,21 @@ from dedupfs.storage import records
 from dedupfs.storage.chunks import CHUNK_BYTES, Chunks
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.contents import Contents, PreparedLayout
-from dedupfs.storage.records import BANDS, CHUNKS, CLUSTERS, ContentRefs, ContentState, Exact, Extent, Layout, Rendition
+from dedupfs.storage.records import (
+    BANDS,
+    CHUNKS,
+    CLUSTERS,
+    ContentRefs,
+    ContentState,
+    Exact,
+    Extent,
+    Layout,
+    Rendition,
+    Table,
+)
 from dedupfs.storage.similarity import SimilarityIndex
 from dedupfs.storage.store import Store
+from dedupfs.storage.volume import Volume
 from tests.storage.engines import MemoryEngine
 from tests.storage.tree import Tree, problems
 
@@ -450,3 +463,36 @@ def contents_in_memory() -> Contents:
     engine = MemoryEngine(table.name for table in records.TABLES)
     store = Store(engine, Keyring(bytes(32)), group_seconds=3600)
     return Contents(store, Chunks(store), Clusters(store, SimilarityIndex(store)))
+
+
+def test_a_content_that_is_being_stored_is_not_taken_for_damaged(
+    volume: Volume, tree: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody stores it between the two looks at a content that is not there yet."""
+    contents, store = volume.contents, volume.store
+    prepared = contents.prepare(b"bytes of a new file")
+    content_id = contents.identify(prepared.layout)
+    get = store.get
+
+    def store_it() -> None:
+        with store.transaction() as transaction:
+            contents.store_exact(transaction, prepared)
+            contents.link(transaction, content_id)
+
+    other = threading.Thread(target=store_it)
+
+    def get_and_let_others_in(table: Table, key: bytes) -> bytes | None:
+        found = get(table, key)
+        if table is records.CONTENT_REFS and threading.current_thread() is not other and not other.ident:
+            other.start()
+            other.join(0.2)
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "get", get_and_let_others_in)
+        assert contents.references(content_id) == ContentRefs()
+    other.join()
+    assert contents.references(content_id) == ContentRefs(inodes=1)
+    assert caplog.records == []
+    with store.transaction() as transaction:
+        contents.unlink(transaction, content_id)
