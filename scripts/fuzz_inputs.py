@@ -14,6 +14,8 @@ from PIL import Image
 from dedupfs.errors import DedupfsError
 from dedupfs.ingest import jpeg, png, webp
 
+MAX_MUTATED_BYTES = 1 << 20
+"""Repeated parts would add up to files that are too large to be taken for pictures."""
 SIDE_PX = 160
 """Small, so that many are tried; the parsers see the same structures as in large ones."""
 
@@ -169,7 +171,7 @@ def inputs(seeds: list[bytes], count: int, seed: int) -> Iterator[tuple[bytes, b
         original = chance.choice(seeds)
         data = bytearray(original)
         for _ in range(chance.choice((1, 1, 2, 3))):
-            if len(data) > 1:
+            if 1 < len(data) < MAX_MUTATED_BYTES:
                 data = chance.choice(MUTATIONS)(chance, data, chance.choice(seeds))
         yield original, bytes(data)
 

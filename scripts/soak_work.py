@@ -186,7 +186,8 @@ class Worker:
         name, other = self._pick(), self._pick()
         if name is None or other is None:
             return
-        over = name != other and self._random.random() < 0.2
+        # What a file is must still be told by its name.
+        over = name != other and Path(name).suffix == Path(other).suffix and self._random.random() < 0.5
         # A rename onto another name of the same file does nothing.
         if over and (self._model / name).samefile(self._model / other):
             return
