@@ -7,39 +7,15 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import MountedVolume, mark_fuse, open_descriptor
-from tests.volumes import make_volume
 
 pytestmark = mark_fuse()
 
 BLOCK = 64 << 10
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
-    folder = tmp_path_factory.mktemp("posix")
-    mounted = MountedVolume(make_volume(folder / "volume"), folder / "mount", folder / "log")
-    try:
-        mounted.mount()
-        yield mounted
-        mounted.umount()
-        mounted.assert_clean()
-    finally:
-        mounted.destroy()
-    assert mounted.unexpected_messages() == []
-
-
-@pytest.fixture
-def here(shared: MountedVolume, request: pytest.FixtureRequest) -> Path:
-    """An empty directory on the mount."""
-    path = shared.path / str(request.node.name)[:60]
-    path.mkdir()
-    return path
 
 
 def names(directory: Path) -> set[str]:
