@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             shown["still undecided"] = f"{figures['undecided']:,}"
         head = Head(
             "What dedupfs saves",
-            figures["label"] or directory.name,
+            volume.config.label or directory.name,
             shown,
             figures["stored_bytes"],
         )
