@@ -15,6 +15,7 @@ _PLAIN_REFERENCES = frozenset({b"cdsc"})
 """Kinds of reference between items that a single picture has: Exif and XMP describe it."""
 _LAYERS = frozenset({b"a1op", b"a1lx", b"lsel"})
 _MAX_BOXES = 4096
+"""A still picture has some dozens; a hostile one would have millions, which take seconds and a gigabyte to list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ def _leading(data: bytes) -> list[Box]:
     boxes: list[Box] = []
     start = 0
     while start + 8 <= len(data):
+        if len(boxes) == _MAX_BOXES:
+            raise UndecodableError(f"AVIF of more than {_MAX_BOXES} boxes")
         try:
             box = next(iter(boxes_of(data, start, _end_of(data, start))))
         except (UndecodableError, StopIteration):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from dedupfs.errors import IngestError, UndecodableError, UnfitPictureError
-from dedupfs.ingest import jpeg, jpeg_coding, png, webp
+from dedupfs.ingest import avif, jpeg, jpeg_coding, png, webp
 from dedupfs.ingest.sniff import cut_points, sniff
 from dedupfs.model import PictureFormat
 from tests.ingest.drawing import encoded, photo
@@ -178,19 +178,26 @@ def test_noise_behind_a_signature_ends_in_our_own_errors(noise: bytes) -> None:
             reader(signature + noise)
 
 
+SPLITS: dict[PictureFormat, Callable[[bytes], object]] = {
+    PictureFormat.JPEG: jpeg.split,
+    PictureFormat.PNG: png.split,
+    PictureFormat.WEBP: webp.split,
+    PictureFormat.AVIF: avif.split,
+}
+
+
 @pytest.mark.parametrize(
     ("head", "part", "picture_format"),
     [
         (b"\xff\xd8", b"\xff\xfe\x00\x02", PictureFormat.JPEG),
         (b"\x89PNG\r\n\x1a\n", png.make_chunk(b"tEXt", b""), PictureFormat.PNG),
         (b"RIFF\x00\x00\x00\x01WEBP", webp.make_chunk(b"EXIF", b""), PictureFormat.WEBP),
+        (b"\x00\x00\x00\x10ftypavif\x00\x00\x00\x00", b"\x00\x00\x00\x08free", PictureFormat.AVIF),
     ],
-    ids=["jpeg", "png", "webp"],
+    ids=["jpeg", "png", "webp", "avif"],
 )
 def test_a_file_of_nothing_but_parts_is_given_up_early(head: bytes, part: bytes, picture_format: PictureFormat) -> None:
     data = head + part * ((16 << 20) // len(part))
     assert len(cut_points(data, picture_format)) <= 1
     with pytest.raises(UndecodableError, match="of more than"):
-        {PictureFormat.JPEG: jpeg.split, PictureFormat.PNG: png.split, PictureFormat.WEBP: webp.split}[picture_format](
-            data
-        )
+        SPLITS[picture_format](data)
