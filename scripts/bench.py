@@ -2,7 +2,8 @@
 
 Every round takes the file systems in turn, so that a machine whose speed drifts is unfair to none; the table has the
 medians and, where gocryptfs is among them, the ratio to it. A copy is always timed to the end of unmounting: what a
-file system still holds in memory is not stored. `scripts/bench index --help` is about libraries of a million pictures.
+file system still holds in memory is not stored. `scripts/bench index --help` is about the similarity index of a million
+pictures, `scripts/bench library --help` about a mount of a million files.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bench_index
+import bench_library
 from bench_systems import Dedupfs, Plain, System, installed_peers
 from bench_versions import make_versions
 from trees import files_below
@@ -39,6 +41,8 @@ def main() -> int:
     """Run the measurement that the arguments ask for."""
     if sys.argv[1:2] == ["index"]:
         return bench_index.main(sys.argv[2:])
+    if sys.argv[1:2] == ["library"]:
+        return bench_library.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

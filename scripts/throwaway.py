@@ -38,7 +38,8 @@ class ThrowawayVolume:
         self.volume = folder / "volume"
         self.mountpoint = folder / "mount"
         self.mountpoint.mkdir()
-        self._environment = {**os.environ, "DEDUPFS_PASSPHRASE": secrets.token_urlsafe(24)}
+        self.passphrase = secrets.token_urlsafe(24)
+        self._environment = {**os.environ, "DEDUPFS_PASSPHRASE": self.passphrase}
 
     def run(self, *arguments: str | Path) -> str:
         """Run `dedupfs ARGUMENTS...` and return what it printed."""
@@ -60,6 +61,12 @@ class ThrowawayVolume:
 
     def unmount(self) -> None:
         self.run("umount", self.mountpoint)
+
+    def memory(self) -> dict[str, int]:
+        """Return what /proc says in bytes of the memory of the process that serves the mount, by its names."""
+        pid = (self.volume / "mounted").read_text().strip()
+        fields = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return {words[0].rstrip(":"): int(words[1]) * 1024 for words in fields if words[-1] == "kB"}
 
     def destroy(self) -> None:
         """Unmount, end the process that served the mount, and remove every file."""
