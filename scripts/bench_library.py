@@ -1,8 +1,8 @@
 """Measure what a mount costs against the number of files in the volume.
 
 `scripts/bench library --files N`: fills a throwaway volume with N small files in steps, and after each step measures
-through the command line and a real mount: mounting, listing a directory, looking up a path, `stats`, unmounting, and the
-memory of the mount afterwards. Nothing that the kernel has cached is used: every step mounts anew.
+through the command line and a real mount: mounting, listing a directory, looking up a path, `stats`, unmounting, and
+the memory of the mount afterwards. Nothing that the kernel has cached is used: every step mounts anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial

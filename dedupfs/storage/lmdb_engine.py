@@ -486,13 +486,13 @@ class _LmdbSnapshot:
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
-            found = cursor.set_range(prefix) if prefix else cursor.first()
-            while found:
-                key = bytes(cursor.key())
-                if not key.startswith(prefix):
+            if not (cursor.set_range(prefix) if prefix else cursor.first()):
+                return
+            for key, value in cursor.iternext():
+                name = bytes(key)
+                if not name.startswith(prefix):
                     return
-                yield key, self._value(cursor.value())
-                found = cursor.next()
+                yield name, self._value(value)
 
 
 class _MapFullError(Exception):

@@ -13,8 +13,10 @@ change, because its pad is used once; a promotion makes a new cluster.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dedupfs.crypto.keys import Keyring
 from dedupfs.model import ClusterId, Fingerprint
@@ -28,6 +30,9 @@ FINGERPRINT_BYTES = 32
 BANDS = 16
 _BAND_BYTES = FINGERPRINT_BYTES // BANDS
 _BAND_BITS = _BAND_BYTES * 8
+_TOKEN_BYTES = 8
+_KEY_BYTES = _TOKEN_BYTES + 8
+"""A token, and the number of a cluster."""
 
 COMPLETE_RADIUS_BITS = BANDS - 1
 """Everything within this distance is found by exact look-ups. 300 copies of 16 photos, receipts and screenshots made by
@@ -62,26 +67,21 @@ class SimilarityIndex:
         """
         if not 0 <= radius_bits <= WIDE_RADIUS_BITS:
             raise ValueError(f"a radius of {radius_bits} bits")
-        masked: dict[int, bytes] = {}
         asked = tokens(self._store.keyring, fingerprint, wide=radius_bits > COMPLETE_RADIUS_BITS)
+        masked: dict[bytes, bytes] = {}
         for key, value in self._store.scan(records.BANDS, *asked):
-            if len(key) != 16 or len(value) != FINGERPRINT_BYTES:
+            if len(key) == _KEY_BYTES and len(value) == FINGERPRINT_BYTES:
+                masked[key[_TOKEN_BYTES:]] = value
+            else:
                 log.warning("an entry of the similarity index is damaged and is passed over")
-                continue
-            masked[int.from_bytes(key[8:], "big")] = value
         if not masked:
             return []
-        clusters = sorted(masked)
-        pads = self._store.keyring.masks(b"".join(_mask_blocks(cluster) for cluster in clusters))
-        stored = np.frombuffer(b"".join(masked[cluster] for cluster in clusters), np.uint64)
-        wanted = np.tile(np.frombuffer(fingerprint, np.uint64), len(clusters))
-        different = stored ^ np.frombuffer(pads, np.uint64) ^ wanted
-        distances = np.bitwise_count(different).reshape(len(clusters), -1).sum(axis=1, dtype=np.int64)
-        near = [
-            (ClusterId(cluster), int(bits))
-            for cluster, bits in zip(clusters, distances, strict=True)
-            if bits <= radius_bits
-        ]
+        clusters = np.frombuffer(b"".join(masked), ">u8")
+        pads = self._store.keyring.masks(_mask_blocks(clusters))
+        different = np.frombuffer(b"".join(masked.values()), np.uint64) ^ np.frombuffer(pads, np.uint64)
+        different = different.reshape(len(clusters), -1) ^ np.frombuffer(fingerprint, np.uint64)
+        distances = np.bitwise_count(different).sum(axis=1, dtype=np.int64)
+        near = [(ClusterId(int(clusters[at])), int(distances[at])) for at in np.flatnonzero(distances <= radius_bits)]
         return sorted(near, key=lambda found: (found[1], found[0]))
 
 
@@ -98,13 +98,17 @@ def tokens(keyring: Keyring, fingerprint: Fingerprint, *, wide: bool = False) ->
 
 def mask(keyring: Keyring, cluster: ClusterId, fingerprint: Fingerprint) -> bytes:
     """Return the fingerprint under the pad of its cluster; the same call takes the pad off again."""
-    pad = keyring.masks(_mask_blocks(cluster))
-    return bytes(a ^ b for a, b in zip(fingerprint, pad, strict=True))
+    pad = keyring.masks(_mask_blocks(np.array([cluster], ">u8")))
+    return (int.from_bytes(fingerprint, "big") ^ int.from_bytes(pad, "big")).to_bytes(FINGERPRINT_BYTES, "big")
 
 
 def _token_block(band: int, value: int) -> bytes:
     return band.to_bytes(8, "big") + value.to_bytes(8, "big")
 
 
-def _mask_blocks(cluster: int) -> bytes:
-    return b"".join(cluster.to_bytes(8, "big") + half.to_bytes(8, "big") for half in range(2))
+def _mask_blocks(clusters: npt.NDArray[Any]) -> bytes:
+    """Return two blocks of 16 bytes for each cluster's number, an array of big-endian uint64."""
+    blocks = np.empty((len(clusters), 2, 2), ">u8")
+    blocks[:, :, 0] = clusters[:, np.newaxis]
+    blocks[:, :, 1] = range(2)
+    return blocks.tobytes()

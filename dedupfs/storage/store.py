@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from dedupfs.crypto.keys import Keyring
@@ -111,16 +111,15 @@ class Store:
                     changes: _Changes = {}
                     for batch in reversed(self._batches()):
                         changes.update(batch.group(table, prefix))
-                    for key, value in snapshot.scan(table.name, prefix):
-                        if key in changes:
-                            continue
-                        try:
-                            found[key] = self._opened_once(table, key, value, keep=bool(prefix))
-                        except IntegrityError as exc:
-                            if damaged is None:
-                                raise
-                            damaged(key, exc)
-                    found.update((key, value) for key, value in changes.items() if value is not None)
+                    stored = snapshot.scan(table.name, prefix)
+                    if table.sealed:
+                        stored = self._opened_of(table, stored, changes, damaged, keep=bool(prefix))
+                    found.update(stored)
+                    for key, value in changes.items():
+                        if value is None:
+                            found.pop(key, None)
+                        else:
+                            found[key] = value
         return sorted(found.items())
 
     def keys(self, table: Table) -> list[bytes]:
@@ -287,16 +286,31 @@ class Store:
             return value
         return self.keyring.open_record(records.place(table, key), value)
 
-    def _opened_once(self, table: Table, key: bytes, value: bytes, *, keep: bool) -> bytes:
-        """Return a stored value in the clear; with `keep` it need not be opened the next time."""
-        if not table.sealed:
-            return value
-        opened = self._cache.get((table.name, key))
-        if opened is None:
-            opened = self.keyring.open_record(records.place(table, key), value)
-            if keep:
-                self._remember((table.name, key), opened)
-        return opened
+    def _opened_of(
+        self,
+        table: Table,
+        stored: Iterable[tuple[bytes, bytes]],
+        changes: _Changes,
+        damaged: Callable[[bytes, IntegrityError], None] | None,
+        *,
+        keep: bool,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Open what has not changed since it was stored; with `keep` it need not be opened the next time."""
+        for key, value in stored:
+            if key in changes:
+                continue
+            opened = self._cache.get((table.name, key))
+            if opened is None:
+                try:
+                    opened = self.keyring.open_record(records.place(table, key), value)
+                except IntegrityError as exc:
+                    if damaged is None:
+                        raise
+                    damaged(key, exc)
+                    continue
+                if keep:
+                    self._remember((table.name, key), opened)
+            yield key, opened
 
     def _remember(self, slot: tuple[str, bytes], value: bytes | None) -> None:
         if self.read_only:
