@@ -83,6 +83,7 @@ class _Test:
     def __init__(self, folder: Path, seed: str, policy: Policy, operations: Sequence[Operation]) -> None:
         self._folder = folder
         self._seed = seed
+        self._policy = policy
         self._operations = operations
         self._fresh = folder / "fresh"
         self._volume = folder / "volume"
@@ -185,7 +186,7 @@ class _Test:
         return Progress(said.count(b"b"), said.count(b"e"), bases)
 
     def _verify(self, progress: Progress) -> list[str]:
-        ledger = Ledger({})
+        ledger = Ledger({}, self._policy)
         for number, operation in enumerate(self._operations[: progress.begun]):
             ledger.note(operation, ended=number < progress.ended, base=progress.bases.get(number))
         try:

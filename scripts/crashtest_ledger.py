@@ -14,6 +14,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from measure import CEILINGS, compare_pictures
+from PIL import Image
+
+from dedupfs.errors import DedupfsError
+from dedupfs.ingest.fingerprint import distance_bits, fingerprint
+from dedupfs.model import Policy
+
+PERCEPTUAL_BITS = 32
+"""How far a fingerprint may be from that of what was written, under the policy `perceptual`: 15 bits to the
+representative, and what drawing it at another size moves. The nearest stranger of the collection is 106 bits away."""
 
 
 class Kind(enum.StrEnum):
@@ -87,8 +96,9 @@ class Seen:
 class Ledger:
     """Takes notes of one actor's operations in one folder, from a known state on."""
 
-    def __init__(self, start: Mapping[str, tuple[int, bytes]]) -> None:
-        """Begin with names, which inode each leads to, and its bytes, all durable."""
+    def __init__(self, start: Mapping[str, tuple[int, bytes]], policy: Policy = Policy.VERIFIED) -> None:
+        """Begin with names, which inode each leads to, and its bytes, all durable, on a volume of some policy."""
+        self._policy = policy
         self._files = {inode: File([(-1, data)]) for inode, data in start.values()}
         self._names: list[dict[str, int]] = [{name: inode for name, (inode, _) in start.items()}]
         self._durable = 0
@@ -156,7 +166,9 @@ class Ledger:
                 continue
             if len(seen) != len(names) or len({each.inode for each in seen}) != 1:
                 return None
-            data = next((each for each in allowed if each is not None and is_kept(each, seen[0].data)), None)
+            data = next(
+                (each for each in allowed if each is not None and is_kept(each, seen[0].data, self._policy)), None
+            )
             if data is None:
                 return None
             state.update(dict.fromkeys(names, (inode, data)))
@@ -180,18 +192,22 @@ def changed(operation: Operation, base: bytes) -> bytes:
     return grown[: operation.offset] + operation.data + grown[operation.offset + len(operation.data) :]
 
 
-_compared: dict[tuple[bytes, bytes], bool] = {}
+_compared: dict[tuple[bytes, bytes, Policy], bool] = {}
 
 
-def is_kept(written: bytes, read: bytes) -> bool:
-    """Whether a file that was written so may read so: the same bytes, or a picture of the same size and look."""
+def is_kept(written: bytes, read: bytes, policy: Policy = Policy.VERIFIED) -> bool:
+    """Whether a file that was written so may read so: the same bytes, or a picture of the same size and look.
+
+    Under the policy `perceptual`, whose fingerprints do not see a small patch, the same fingerprint is enough.
+    """
     if written == read:
         return True
     if len(written) != len(read):
         return False
-    pair = (written, read)
+    pair = (written, read, policy)
     if pair not in _compared:
-        _compared[pair] = _look_the_same(written, read)
+        alike = _fingerprints_agree if policy is Policy.PERCEPTUAL else _look_the_same
+        _compared[pair] = alike(written, read)
     return _compared[pair]
 
 
@@ -205,3 +221,13 @@ def _look_the_same(written: bytes, read: bytes) -> bool:
     measured, limits = asdict(comparison), asdict(CEILINGS)
     psnr_db, least_db = measured.pop("psnr_db"), limits.pop("psnr_db")
     return bool(psnr_db >= least_db and all(value <= limits[what] for what, value in measured.items()))
+
+
+def _fingerprints_agree(written: bytes, read: bytes) -> bool:
+    try:
+        comparison, problems = compare_pictures(io.BytesIO(written), io.BytesIO(read))
+        with Image.open(io.BytesIO(written)) as before, Image.open(io.BytesIO(read)) as after:
+            distance = distance_bits(fingerprint(before.convert("L")), fingerprint(after.convert("L")))
+    except (OSError, ValueError, SyntaxError, DedupfsError):
+        return False
+    return comparison is not None and not problems and distance <= PERCEPTUAL_BITS

@@ -77,6 +77,7 @@ class _Test:
         self._mountpoint.mkdir()
         self._log = folder / "log"
         self._seed = seed
+        self._policy = policy
         self._choice = random.Random(seed)
         self._key = make_volume(self._volume, policy)
         self._pid: int | None = None
@@ -94,7 +95,7 @@ class _Test:
         for person in self._people:
             names = {name: inode for name, (inode, _) in person.state.items()}
             person.workload = Workload(f"{self._seed} {person.folder} {number}", names)
-            person.ledger = Ledger(person.state)
+            person.ledger = Ledger(person.state, self._policy)
         self._work_until_killed()
         problems = [person.failure for person in self._people if person.failure]
         try:
@@ -164,7 +165,9 @@ class _Test:
                 person.state = state
         for photo in PHOTOS.glob("*.jpg"):
             copy = self._mountpoint / "copies" / photo.name
-            if copy.exists() and copy.stat().st_size and not is_kept(photo.read_bytes(), copy.read_bytes()):
+            if not copy.exists() or not copy.stat().st_size:
+                continue
+            if not is_kept(photo.read_bytes(), copy.read_bytes(), self._policy):
                 problems.append(f"{when} the copy of {photo.name} is neither whole nor empty nor absent")
         return problems
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from crashtest_core import torn
-from crashtest_ledger import Kind, Ledger, Operation, Seen
+from crashtest_ledger import Kind, Ledger, Operation, Seen, is_kept
+from crashtest_workload import pictures
+from PIL import Image
 
 from dedupfs.errors import EntryNotFoundError, IntegrityError, StoreError, StoreFullError
+from dedupfs.model import Policy
 from dedupfs.storage.metadata import ROOT
 from tests.filesystem.core import Core, rendition_of, sketch
 
@@ -266,6 +270,20 @@ def test_the_ledger_tells_a_crash_from_a_loss(
 def test_two_names_of_one_file_stay_two_names_of_one_file() -> None:
     ledger = ledger_of(Operation(Kind.LINK, "old", "two"), ended=1)
     assert ledger.explain({"old": Seen(5, OLD), "two": Seen(5, OLD)}) is not None
+
+
+def test_the_ledger_asks_of_each_policy_what_it_promises() -> None:
+    """A small red patch is another picture, but hardly another fingerprint; a photo of something else is both."""
+    plain, patched, strange = (Image.open(io.BytesIO(pictures()[number])) for number in (0, 5, 6))
+    drawn = []
+    for picture in (plain, patched, strange.resize(plain.size)):
+        out = io.BytesIO()
+        picture.resize((100, 75)).save(out, "BMP")
+        drawn.append(out.getvalue())
+    written, read, other = drawn
+    assert not is_kept(written, read)
+    assert is_kept(written, read, Policy.PERCEPTUAL)
+    assert not is_kept(written, other, Policy.PERCEPTUAL)
 
 
 def test_a_torn_commit_has_the_old_root_and_some_of_the_new_pages() -> None:
