@@ -99,6 +99,10 @@ class DyingEngine:
         if moment is Moment.AFTER:
             _die()
 
+    def set_aside(self, size_bytes: int) -> None:
+        """See Engine."""
+        self._engine.set_aside(size_bytes)
+
     def allocated_bytes(self) -> int:
         """See Engine."""
         return self._engine.allocated_bytes()

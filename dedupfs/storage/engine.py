@@ -43,6 +43,12 @@ class Engine(Protocol):
             StoreError: it failed otherwise; nothing was applied.
         """
 
+    def set_aside(self, size_bytes: int) -> None:
+        """Have the medium keep room for so many bytes that are yet to be applied, all that wait together.
+
+        Raises StoreFullError where it has none.
+        """
+
     def allocated_bytes(self) -> int:
         """Return the bytes that the tables occupy on their medium."""
 

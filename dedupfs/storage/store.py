@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 
 GROUP_SECONDS = 1.0
 GROUP_BYTES = 32 << 20
+PIECE_RECORDS = 64
+"""On a full disk so many records go together, where all at once have no room: each may take a page or two until the
+commit after the next, and the engine keeps a mebibyte for that."""
+_LARGE_BYTES = 4096
+"""Room for values from here on is set aside when they are accepted; for the others there is the engine's reserve."""
 _CACHED_RECORDS = 50_000
 _COUNTERS_KEY = b"counters"
 
@@ -54,6 +59,8 @@ class Store:
         self._group_bytes = group_bytes
         self._gathered = _Batch()
         self._leaving = _Batch()
+        self._gathered_parts: list[_Part] = []
+        self._leaving_parts: list[_Part] = []
         self._generation = 0
         self._leaving_generation = 0
         self._durable_generation = 0
@@ -65,6 +72,8 @@ class Store:
         self._failure: StoreError | None = None
         self._waiting_limit_bytes = 0
         self._counters: dict[str, int] = {}
+        self._leaving_counters: dict[str, int] = {}
+        self._durable_counters: dict[str, int] = {}
         self._has_counted = False
         self.reread_counters()
         self._committer: threading.Thread | None = None
@@ -181,6 +190,7 @@ class Store:
             except IntegrityError as exc:
                 log.error("the totals of the volume are damaged; `dedupfs check --repair` counts them anew: %s", exc)
                 self._counters = {}
+            self._durable_counters = dict(self._counters)
 
     def commit(self) -> None:
         """Return when everything that finished before the call is durable.
@@ -226,6 +236,12 @@ class Store:
         if not transaction.changes.tables and not transaction.counted:
             return
         self._gathered.merge(transaction.changes)
+        part = _Part(transaction.changes, transaction.counted)
+        if self._failure is not None and self._gathered_parts and self._gathered_parts[-1].records < PIECE_RECORDS:
+            # Nobody knows for how long the disk stays full, and a value that is replaced here can go.
+            self._gathered_parts[-1].merge(part)
+        else:
+            self._gathered_parts.append(part)
         for table, changes in transaction.changes.tables.items():
             if table.sealed:
                 for key in changes:
@@ -246,15 +262,20 @@ class Store:
                 self._has_counted = False
             if not self._leaving.tables:
                 self._leaving, self._gathered = self._gathered, _Batch()
-                self._leaving_generation = self._generation
             else:
                 # The last attempt failed; what has come since goes along.
                 self._leaving.merge(self._gathered)
                 self._gathered = _Batch()
-                self._leaving_generation = self._generation
+            self._leaving_generation = self._generation
+            self._leaving_parts += self._gathered_parts
+            self._gathered_parts = []
+            self._leaving_counters = dict(self._counters)
             leaving = self._leaving
         try:
-            self.engine.apply(self._sealed(leaving))
+            try:
+                self.engine.apply(self._sealed(leaving))
+            except StoreFullError:
+                self._write_in_pieces()
         except StoreError as exc:
             with self.lock:
                 if isinstance(exc, StoreReadOnlyError):
@@ -273,6 +294,38 @@ class Store:
                     for key, value in changes.items():
                         self._remember((table.name, key), value)
             self._leaving = _Batch()
+            self._leaving_parts = []
+            self._durable_counters = self._leaving_counters
+
+    def _write_in_pieces(self) -> None:
+        """Write the batch in steps that end between two transactions, for a disk without room for all at once.
+
+        What a deletion frees helps the ones behind it. Raises as `Engine.apply` does, with what is left as the batch.
+        """
+        left = _pieces(self._leaving_parts)
+        try:
+            while left:
+                piece, counters = left[0], dict(self._durable_counters)
+                if piece.counted:
+                    for name, delta in piece.counted.items():
+                        counters[name] = counters.get(name, 0) + delta
+                    piece.changes.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(counters))
+                self.engine.apply(self._sealed(piece.changes))
+                self._durable_counters = counters
+                del left[0]
+        except StoreError:
+            with self.lock:
+                self._leaving_parts = left
+                self._leaving = _Batch()
+                for part in left:
+                    self._leaving.merge(part.changes)
+                self._leaving.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._leaving_counters))
+            raise
+
+    def set_aside(self, size_bytes: int) -> None:
+        """Have the engine keep room for a value that joins what waits. Raises StoreFullError."""
+        own = self._transaction.changes.size_bytes if self._transaction is not None else 0
+        self.engine.set_aside(self.waiting_bytes + own + size_bytes)
 
     def _sealed(self, batch: _Batch) -> Iterator[Change]:
         for table, changes in batch.tables.items():
@@ -347,7 +400,9 @@ class Transaction:
         self.notices: list[Callable[[], None]] = []
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
-        """Set a value."""
+        """Set a value. Raises StoreFullError where it is a large one and finds no room."""
+        if len(value) >= _LARGE_BYTES and not table.sealed:
+            self._store.set_aside(len(value))
         self.changes.put(table, key, value)
 
     def delete(self, table: Table, key: bytes) -> None:
@@ -399,3 +454,31 @@ class _Batch:
         for table, changes in later.tables.items():
             for key, value in changes.items():
                 self.put(table, key, value)
+
+
+class _Part:
+    """What one transaction, or some in a row, changed and counted."""
+
+    def __init__(self, changes: _Batch, counted: dict[str, int]) -> None:
+        self.changes = changes
+        self.counted = counted
+
+    @property
+    def records(self) -> int:
+        return sum(map(len, self.changes.tables.values()))
+
+    def merge(self, later: _Part) -> None:
+        self.changes.merge(later.changes)
+        for name, delta in later.counted.items():
+            self.counted[name] = self.counted.get(name, 0) + delta
+
+
+def _pieces(parts: list[_Part]) -> list[_Part]:
+    """Return parts in the same order, small ones in a row put together."""
+    pieces: list[_Part] = []
+    for part in parts:
+        if pieces and pieces[-1].records + part.records <= PIECE_RECORDS:
+            pieces[-1].merge(part)
+        else:
+            pieces.append(part)
+    return pieces

@@ -47,6 +47,9 @@ class MemoryEngine:
                     changed[table][key] = value
             self._tables = {**self._tables, **{name: _Rows(rows, sorted(rows)) for name, rows in changed.items()}}
 
+    def set_aside(self, size_bytes: int) -> None:
+        """See Engine. Memory has room."""
+
     def allocated_bytes(self) -> int:
         """See Engine."""
         return sum(len(key) + len(value) for rows in self._tables.values() for key, value in rows.values.items())
@@ -103,6 +106,10 @@ class FaultyEngine:
             raise self.failure
         self._engine.apply(batch)
         self.applied.append(batch)
+
+    def set_aside(self, size_bytes: int) -> None:
+        """See Engine."""
+        self._engine.set_aside(size_bytes)
 
     def allocated_bytes(self) -> int:
         """See Engine."""

@@ -34,24 +34,6 @@ def engine(tmp_path: Path) -> Iterator[LmdbEngine]:
     made.close()
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a disk of 2 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
-
-
 class Reserve:
     """Room on a small disk that can be given back, for a deletion needs some to take place."""
 
