@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         plan = repair.plan(found.volume, report.readout) if options.repair else None
         if plan is not None and salvaged:
             plan.mended[_rebuilt(salvaged[0])] = []
-        if plan is not None and plan.writes and not options.dry_run:
+        if plan is not None and plan.does_something and not options.dry_run:
             with Progress("repairing") as progress:
                 repair.apply(found.volume, plan, progress.show)
             report = _examined_again(found.volume, report)

@@ -1,4 +1,5 @@
-"""Check: every record opens, every reference has its target, every count is right, every index agrees with its source.
+"""Check: every record opens, every reference has its target, every count is right, every index agrees with its source,
+and the header is the same in its three places.
 
 Works on one snapshot, so it may run beside a live mount and sees the volume as of one commit. Nothing is changed.
 With `data` every ciphertext is opened too, and every rendition is made and compared with its digest. Renditions are
@@ -14,10 +15,11 @@ import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
-from dedupfs.errors import DedupfsError, IntegrityError
+from dedupfs.errors import DedupfsError, IntegrityError, StoreError
 from dedupfs.model import ChunkId, ContentId, InodeNo
-from dedupfs.storage import records
+from dedupfs.storage import header_copies, records
 from dedupfs.storage.derived import Derived, derive, is_undecided
+from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.readout import DamagedRecord, Readout, number, read_out, resting, size_of
 from dedupfs.storage.records import ContentRefs, ContentState, Exact, Inode, Rendition
@@ -75,6 +77,7 @@ class _Check:
         self._check_clusters()
         self._check_bands()
         self._check_volume_records()
+        self._check_header()
         self._blame(damaged)
         return damaged
 
@@ -358,6 +361,19 @@ class _Check:
         for name in sorted(counters.keys() | totals.keys()):
             if counters.get(name, 0) != totals.get(name, 0):
                 self._problem(f"the volume counts {counters.get(name, 0)} {name} and has {totals.get(name, 0)}")
+
+    def _check_header(self) -> None:
+        try:
+            copies = header_copies.examine(self._volume.directory, self._volume.store.engine)
+        except StoreError as exc:
+            self._problem(f"the copies of {HEADER_FILE} cannot be compared: {exc}", mendable=False)
+            return
+        trouble = copies.trouble()
+        if trouble is not None:
+            self._problem(trouble, mendable=False)
+        else:
+            for text in copies.differing():
+                self._problem(text)
 
 
 def is_name(name: bytes) -> bool:

@@ -36,6 +36,7 @@ from dedupfs.storage.lmdb_engine import DATA_FILE
 
 log = logging.getLogger(__name__)
 
+RECORD_NAME = f"the copy of {HEADER_FILE} in the database"
 _RECORD_KEY = HEADER_FILE.encode()
 _PATIENCE_SECONDS = 60
 """Trying keys takes some seconds at most; whoever holds the lock for longer has been stopped."""
@@ -57,6 +58,29 @@ class Copies:
     def agree(self) -> bool:
         """Whether all are there and alike."""
         return self.file is not None and self.file == self.backup == self.record
+
+    def used(self) -> Header | None:
+        """Return the one that opens the volume, and that the others are to be like."""
+        return self.file or self.backup
+
+    def trouble(self) -> str | None:
+        """Return why nobody but `dedupfs header restore` may make them alike; None where nothing stands against it."""
+        used = self.used()
+        if used is None:
+            return f"the volume has no sound {HEADER_FILE}; dedupfs header restore can bring it back"
+        latest = self.all()[0]
+        if latest.volume_id != used.volume_id or latest.revision > used.revision:
+            return f"a copy of {HEADER_FILE} is later than the file; see dedupfs header restore"
+        return None
+
+    def differing(self) -> list[str]:
+        """Return what is wrong with each copy that is not like the one in use."""
+        places = {HEADER_FILE: self.file, BACKUP_FILE: self.backup, RECORD_NAME: self.record}
+        return [
+            f"{name} is missing or damaged" if header is None else f"{name} is not the header in use"
+            for name, header in places.items()
+            if header is None or header != self.used()
+        ]
 
 
 @contextmanager
@@ -85,6 +109,12 @@ def read_copies(directory: Path, engine: Engine) -> Copies:
         _sound(directory / BACKUP_FILE),
         _sound_record(engine),
     )
+
+
+def examine(directory: Path, engine: Engine) -> Copies:
+    """Read the three places while nobody is changing them. Raises what `lock_keys` and `read_copies` raise."""
+    with lock_keys(directory):
+        return read_copies(directory, engine)
 
 
 def write_everywhere(directory: Path, engine: Engine, header: Header) -> None:
@@ -125,13 +155,10 @@ def bring_up_to_date(directory: Path, engine: Engine) -> None:
             copies = read_copies(directory, engine)
             if copies.agree():
                 return
-            latest = copies.all()[0] if copies.all() else None
-            used = copies.file or copies.backup
-            if latest is None or used is None:
-                log.warning("the volume has no sound %s; dedupfs header restore can bring it back", HEADER_FILE)
-            elif latest.volume_id != used.volume_id or latest.revision > used.revision:
-                log.warning("a copy of %s is later than the file; see dedupfs header restore", HEADER_FILE)
-            else:
+            used, trouble = copies.used(), copies.trouble()
+            if trouble is not None:
+                log.warning("%s", trouble)
+            elif used is not None:
                 write_everywhere(directory, engine, used)
                 log.info("the copies of %s have been renewed", HEADER_FILE)
     except StoreLockedError:
@@ -181,6 +208,6 @@ def _sound_record(engine: Engine) -> Header | None:
     try:
         with engine.snapshot() as snapshot:
             data = snapshot.get(records.HEADER.name, _RECORD_KEY)
-        return None if data is None else headers.parse(data, f"the copy of {HEADER_FILE} in the database")
+        return None if data is None else headers.parse(data, RECORD_NAME)
     except IntegrityError:
         return None

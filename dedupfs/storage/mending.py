@@ -25,6 +25,13 @@ class Plan:
     mended: dict[str, list[bytes]] = field(default_factory=dict)
     gone: dict[str, list[bytes]] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
+    renews_header: bool = False
+    """Whether the copies of the header are to be made like the one in use."""
+
+    @property
+    def does_something(self) -> bool:
+        """Whether there is anything to be carried out."""
+        return bool(self.writes) or self.renews_header
 
 
 class Mending:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from dedupfs.errors import IntegrityError
+from dedupfs.errors import IntegrityError, StoreError
 from dedupfs.model import Policy
-from dedupfs.storage import records
+from dedupfs.storage import header_copies, records
 from dedupfs.storage.derived import Derived, derive
+from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.mending import Mending, Plan, Write
 from dedupfs.storage.metadata import NUMBER_GAP
 from dedupfs.storage.readout import Readout, number
@@ -49,6 +50,7 @@ def plan(volume: Volume, readout: Readout) -> Plan:
     _plan_volume_records(mending, derived, config)
     _plan_sources(mending, volume)
     _plan_derived(mending, derived)
+    _plan_header(mending, volume)
     # Numbers are taken before they are used, and what is removed goes last.
     mending.plan.writes.sort(key=lambda write: (write[2] is None, write[0] is not records.VOLUME))
     return mending.plan
@@ -67,6 +69,8 @@ def apply(volume: Volume, planned: Plan, progress: Callable[[int, int], None] = 
         volume.store.commit()
         done += len(batch)
         progress(done, len(planned.writes))
+    if planned.renews_header:
+        header_copies.bring_up_to_date(volume.directory, volume.store.engine)
     volume.store.reread_counters()
 
 
@@ -159,6 +163,17 @@ def _plan_volume_records(mending: Mending, derived: Derived, config: Config) -> 
     for record in mending.old.damaged:
         if record.table is records.VOLUME and record.key not in {write[1] for write in mending.plan.writes}:
             mending.plan.writes.append((records.VOLUME, record.key, None))
+
+
+def _plan_header(mending: Mending, volume: Volume) -> None:
+    try:
+        copies = header_copies.examine(volume.directory, volume.store.engine)
+    except StoreError:
+        # The check says so.
+        return
+    if copies.trouble() is None and not copies.agree():
+        mending.plan.renews_header = True
+        mending.mended(f"the copies of {HEADER_FILE} are renewed")
 
 
 # What differs from the disk

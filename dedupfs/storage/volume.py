@@ -124,8 +124,8 @@ def open_volume(
     """Open a volume with its key. One whose database is damaged is opened for reading only, whatever was asked.
 
     Args:
-        whatever_state: open it without a readable configuration too, as one that compares no pictures; for those who
-            look at damage and repair it.
+        whatever_state: open it without a readable configuration too, as one that compares no pictures, and leave its
+            header alone; for those who look at damage and repair it.
     Raises:
         StoreLockedError: somebody else writes to it; the text names the process.
         StoreError, IntegrityError: its database cannot be opened.
@@ -150,7 +150,7 @@ def open_volume(
             raise
         try:
             volume = Volume(directory, store, _read_config(store, whatever_state=whatever_state), descriptor)
-            if not read_only:
+            if not read_only and not whatever_state:
                 header_copies.bring_up_to_date(directory, engine)
             return volume
         except BaseException:

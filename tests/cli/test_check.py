@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dedupfs.cli import passphrase as passphrases
 from dedupfs.cli.main import main
 from dedupfs.errors import DedupfsError
 from dedupfs.storage import records
+from dedupfs.storage.header import BACKUP_FILE, HEADER_FILE
 from dedupfs.storage.lmdb_engine import LmdbEngine
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry, number_key
@@ -217,3 +219,55 @@ def test_a_volume_in_use_is_not_repaired(library: Library, capsys: pytest.Captur
 def test_a_dry_run_of_nothing_is_a_usage_error(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(volume_directory), "--dry-run"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def lose_record(directory: Path) -> None:
+    engine = LmdbEngine(directory, [table.name for table in records.TABLES])
+    engine.apply([(records.HEADER.name, HEADER_FILE.encode(), None)])
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("hurt", "told"),
+    [
+        (lambda directory: flip(directory / HEADER_FILE), f"{HEADER_FILE} is missing or damaged"),
+        (lambda directory: (directory / BACKUP_FILE).unlink(), f"{BACKUP_FILE} is missing or damaged"),
+        (lose_record, f"the copy of {HEADER_FILE} in the database is missing or damaged"),
+    ],
+    ids=["file", "backup", "record"],
+)
+def test_each_copy_of_the_header_is_checked_and_renewed(
+    library: Library, capsys: pytest.CaptureFixture[str], hurt: Callable[[Path], None], told: str
+) -> None:
+    directory = library.volume.directory
+    library.volume.close()
+    hurt(directory)
+    code, found = checked(capsys, directory)
+    assert (code, found["problems"]) == (1, [{"problem": told, "paths": [], "mendable": True}])
+    code, found = checked(capsys, directory, "--repair", "--dry-run")
+    assert (code, len(found["problems"])) == (1, 1)
+    code, found = checked(capsys, directory, "--repair")
+    assert (code, found["mended"]) == (0, [{"what": f"the copies of {HEADER_FILE} are renewed", "paths": []}])
+    assert checked(capsys, directory)[0] == 0
+
+
+def test_a_header_of_other_keys_is_told_and_left_to_a_restore(
+    library: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older file was put back: a repair that made the others like it would let removed keys in again."""
+    directory = library.volume.directory
+    library.volume.close()
+    old = (directory / HEADER_FILE).read_bytes()
+    assert main(["key", "add", str(directory), "--recovery"]) == 0
+    capsys.readouterr()
+    (directory / HEADER_FILE).write_bytes(old)
+    for option in ((), ("--repair",)):
+        code, found = checked(capsys, directory, *option)
+        assert (code, [each["mendable"] for each in found["problems"]]) == (1, [False])
+        assert "header restore" in found["problems"][0]["problem"]
