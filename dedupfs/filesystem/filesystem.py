@@ -24,6 +24,7 @@ from dedupfs.errors import (
     NoAttributeError,
     NotDirectoryError,
     NotSupportedError,
+    StaleInodeError,
     StoreError,
     StoreFullError,
 )
@@ -98,6 +99,17 @@ class FileSystem:
     def lookup(self, parent: InodeNo, name: bytes) -> InodeNo:
         """Return the inode of a name. Raises EntryNotFoundError, NotDirectoryError, NameTooLongError."""
         return self._names.lookup(parent, name)
+
+    def attributes_of(self, parent: InodeNo, name: bytes) -> Attributes:
+        """Return the attributes of what a name leads to. Raises what `lookup` raises."""
+        with self._store.lock:
+            number = self.lookup(parent, name)
+            try:
+                return self.attributes(number)
+            except StaleInodeError:
+                # The name is still there, so damage has taken the inode.
+                self._metadata.note_lost(number)
+                return self.attributes(number)
 
     def list_directory(self, directory: InodeNo) -> list[Entry]:
         """Return the entries of a directory, with . and .. first."""
@@ -343,8 +355,8 @@ class FileSystem:
             return None
         try:
             last = self.attributes(lost.inode)
-        except IntegrityError:
-            # It is damaged, and what it holds is not known: a repair finds that in nobody's use.
+        except (IntegrityError, StaleInodeError):
+            # It is damaged or lost, and what it holds is not known: a repair finds that in nobody's use.
             return None
         if stat.S_ISDIR(last.mode):
             self._inodes.delete(transaction, lost.inode)

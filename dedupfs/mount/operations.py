@@ -95,7 +95,7 @@ class Operations:
     def lookup(self, parent: InodeNo, name: bytes) -> Attributes | None:
         """Return the attributes of what a name leads to, or None when there is no such name."""
         try:
-            return self._filesystem.attributes(self._filesystem.lookup(parent, name))
+            return self._filesystem.attributes_of(parent, name)
         except StaleInodeError:
             raise
         except EntryNotFoundError:

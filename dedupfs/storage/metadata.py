@@ -32,6 +32,7 @@ class Metadata:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._stand_ins: dict[InodeNo, Inode] = {}
+        self._lost: set[InodeNo] = set()
         self._told: set[bytes] = set()
 
     # Inodes
@@ -41,7 +42,7 @@ class Metadata:
 
         Raises:
             StaleInodeError: there is none.
-            IntegrityError: it is damaged, and no directory as far as can be told.
+            IntegrityError: it is damaged or known to be lost, and no directory as far as can be told.
         """
         try:
             stored = self._store.get(records.INODES, number_key(number))
@@ -52,10 +53,19 @@ class Metadata:
             if stand_in is None or not stat.S_ISDIR(stand_in.mode):
                 raise
             return stand_in
-        found = self._stand_in(number) if self.entries(number) else None
+        found = self._stand_in(number) if number in self._lost or self.entries(number) else None
         if found is None:
             raise StaleInodeError(f"no inode {number}")
+        if not stat.S_ISDIR(found.mode):
+            raise IntegrityError(f"inode {number} is lost")
         return found
+
+    def note_lost(self, number: InodeNo) -> None:
+        """Take note that a name leads to an inode that is not there: it is lost, and has not gone with its last name.
+
+        To find that out for any inode would take a look at every name.
+        """
+        self._lost.add(number)
 
     def inode_or_stand_in(self, number: InodeNo) -> Inode:
         """Return an inode or, where it is damaged, what its names tell of it: nothing but the type."""

@@ -235,13 +235,18 @@ def test_a_damaged_root_is_served(damaged: Damaged) -> None:
     core.filesystem.close()
 
 
-def test_a_file_whose_inode_is_damaged_can_be_replaced_and_removed(damaged: Damaged) -> None:
+@pytest.mark.parametrize("change", [flipped, gone])
+def test_a_file_whose_inode_is_damaged_can_be_replaced_and_removed(
+    damaged: Damaged, change: Callable[[bytes], bytes | None]
+) -> None:
     core = Core(damaged.directory)
     numbers = {name: core.filesystem.lookup(ROOT, name) for name in (b"photo", b"text")}
     core.filesystem.close()
     for number in numbers.values():
-        damaged.change(records.INODES, number_key(number), flipped)
+        damaged.change(records.INODES, number_key(number), change)
     core = Core(damaged.directory)
+    # It has not gone, which the kernel would be told by another error than of damage.
+    assert [core.filesystem.attributes_of(ROOT, name).inode for name in numbers] == list(numbers.values())
     assert core.filesystem.attributes(numbers[b"text"]).size == 0
     assert core.filesystem.attributes(numbers[b"text"]).mode == stat.S_IFREG
     fails(core, b"text", b"photo")

@@ -208,6 +208,9 @@ class Recording:
             raise errors.EntryNotFoundError("no such entry")
         return InodeNo(7)
 
+    def attributes_of(self, parent: int, name: bytes) -> Attributes:
+        return self.attributes(self.lookup(parent, name))
+
     def attributes(self, number: int) -> Attributes:
         if number != 7:
             raise errors.StaleInodeError("gone")
