@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     read_only = options.dry_run or not options.repair
     salvaged: list[Salvage] = []
 
-    def rebuild(directory: Path) -> None:
-        done = None if read_only else rebuild_database(directory)
+    def rebuild(directory: Path, volume_key: bytes) -> None:
+        done = None if read_only else rebuild_database(directory, volume_key)
         if done is not None:
             salvaged.append(done)
 

@@ -35,15 +35,15 @@ def opened(
     *,
     read_only: bool = True,
     whatever_state: bool = False,
-    first: Callable[[Path], None] = lambda directory: None,
+    first: Callable[[Path, bytes], None] = lambda directory, volume_key: None,
 ) -> Iterator[Opened]:
     """Open the volume, for reading unless told otherwise; see `open_volume`.
 
-    `first` is called with the directory when the passphrase has proved right.
+    `first` is called with the directory and the volume key.
     """
     directory, mountpoint = volume_of(options.volume)
     volume_key = unlock(directory, passphrase.read(options))
-    first(directory)
+    first(directory, volume_key)
     volume = open_volume(directory, volume_key, read_only=read_only, whatever_state=whatever_state)
     try:
         yield Opened(volume, mountpoint)

@@ -1,7 +1,8 @@
 """Copies what can still be read of a damaged database into a new one, table by table.
 
 Of a damaged leaf page nothing is left. The pages below a damaged branch page are looked for in the whole file: a sound
-leaf page that no table leads to and that is not free belongs to the gap its keys fit into.
+leaf page that no table leads to and that is not free belongs to the gap its keys fit into. Where it fits into several,
+as when nothing tells any more where the tables begin, the records themselves have to tell.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,8 @@ BATCH_BYTES = 32 << 20
 DAMAGED_FILE = "data.mdb.damaged"
 """The damaged database after it has been replaced; nothing reads it."""
 _SCRATCH = "data.mdb.new"
+Identify = Callable[[bytes, bytes, Sequence[str]], str | None]
+"""Told a key, its value and some tables, tells which of them the record was written for; None: it cannot be told."""
 _LEAF_FLAGS = LEAF.to_bytes(2, sys.byteorder)
 
 
@@ -47,7 +50,7 @@ class Salvage:
     gaps: list[Gap] = field(default_factory=list)
 
 
-def salvage(directory: Path, target: Path, tables: Sequence[str]) -> Salvage:
+def salvage(directory: Path, target: Path, tables: Sequence[str], identify: Identify | None = None) -> Salvage:
     """Copy the tables of a database, which nobody may be writing to, into a new one in an empty directory.
 
     Values that cannot be read become empty, as `Snapshot` says. Nothing is changed in `directory`.
@@ -65,7 +68,7 @@ def salvage(directory: Path, target: Path, tables: Sequence[str]) -> Salvage:
             for table in tables:
                 run.copy_table(table)
             if run.done.gaps:
-                run.copy_lost_leaves()
+                run.copy_lost_leaves(identify)
             run.flush()
             return run.done
         finally:
@@ -74,7 +77,7 @@ def salvage(directory: Path, target: Path, tables: Sequence[str]) -> Salvage:
         pages.close()
 
 
-def rebuild(directory: Path, tables: Sequence[str]) -> Salvage:
+def rebuild(directory: Path, tables: Sequence[str], identify: Identify | None = None) -> Salvage:
     """Put a new database with what `salvage` finds in the place of a damaged one, which stays beside it.
 
     The caller holds the lock of the directory and has no engine open. A crash leaves one or the other in force.
@@ -85,7 +88,7 @@ def rebuild(directory: Path, tables: Sequence[str]) -> Salvage:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700)
         try:
-            done = salvage(directory, scratch, tables)
+            done = salvage(directory, scratch, tables, identify)
             kept = directory / DAMAGED_FILE
             kept.unlink(missing_ok=True)
             os.link(directory / DATA_FILE, kept)
@@ -128,16 +131,28 @@ class _Run:
             # Not even its root is to be found.
             self.done.gaps.append(Gap(table, b"", None, str(exc)))
 
-    def copy_lost_leaves(self) -> None:
-        """Copy the records of leaf pages that fit into one gap and no other."""
+    def copy_lost_leaves(self, identify: Identify | None) -> None:
+        """Copy the records of leaf pages that fit into the gap of one table."""
         for leaf in self._lost_leaves():
             first, last = leaf.keys[0], leaf.keys[-1]
-            fitting = [gap for gap in self.done.gaps if gap.first <= first and (gap.last is None or last < gap.last)]
-            if len(fitting) != 1:
+            gaps = self.done.gaps
+            tables = [gap.table for gap in gaps if gap.first <= first and (gap.last is None or last < gap.last)]
+            table = tables[0] if len(tables) == 1 else None
+            if len(tables) > 1 and identify is not None:
+                table = self._table_of(leaf, tables, identify)
+            if table is None:
                 continue
             for index, key in enumerate(leaf.keys):
-                self._put(fitting[0].table, key, self._walk.value(leaf, index))
+                self._put(table, key, self._walk.value(leaf, index))
                 self.done.found_again += 1
+
+    def _table_of(self, leaf: Leaf, tables: Sequence[str], identify: Identify) -> str | None:
+        """Return the table of a leaf page, all of whose records are of one, by the first that can be told."""
+        for index, key in enumerate(leaf.keys):
+            table = identify(key, self._walk.value(leaf, index), tables)
+            if table is not None:
+                return table
+        return None
 
     def _lost_leaves(self) -> Iterator[Leaf]:
         check = TreeCheck(self._pages, self._walk)

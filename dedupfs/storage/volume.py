@@ -9,12 +9,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dedupfs.crypto import keys
 from dedupfs.crypto.keys import Keyring, ScryptCost
-from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreLockedError, StoreNotFoundError, UsageError
+from dedupfs.errors import (
+    FormatVersionError,
+    IntegrityError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreNotFoundError,
+    UsageError,
+)
 from dedupfs.model import Policy
 from dedupfs.storage import compact, header_copies, lmdb_salvage, records
 from dedupfs.storage import header as headers
@@ -22,7 +30,7 @@ from dedupfs.storage.chunks import Chunks
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.compact import Compacted, Disk
 from dedupfs.storage.contents import Contents
-from dedupfs.storage.lmdb_engine import INITIAL_MAP_BYTES, LmdbEngine
+from dedupfs.storage.lmdb_engine import DATA_FILE, INITIAL_MAP_BYTES, LmdbEngine
 from dedupfs.storage.lmdb_salvage import Salvage
 from dedupfs.storage.metadata import Metadata
 from dedupfs.storage.records import Config
@@ -134,12 +142,7 @@ def open_volume(
     try:
         if not read_only:
             _remove_leftovers(directory)
-        engine = LmdbEngine(
-            directory,
-            [table.name for table in records.TABLES],
-            read_only=read_only,
-            initial_map_bytes=initial_map_bytes,
-        )
+        engine = _open_engine(directory, read_only=read_only, initial_map_bytes=initial_map_bytes)
         if engine.damaged and not read_only:
             log.error("the database of %s is damaged: what can be read is there, and nothing can be written", directory)
             read_only = True
@@ -160,6 +163,16 @@ def open_volume(
         if descriptor is not None:
             os.close(descriptor)
         raise
+
+
+def _open_engine(directory: Path, *, read_only: bool, initial_map_bytes: int) -> LmdbEngine:
+    tables = [table.name for table in records.TABLES]
+    try:
+        return LmdbEngine(directory, tables, read_only=read_only, initial_map_bytes=initial_map_bytes)
+    except IntegrityError as exc:
+        if not (directory / DATA_FILE).is_file():
+            raise
+        raise IntegrityError(f"{exc}; `dedupfs check --repair` makes a new one of what is left") from exc
 
 
 def _read_config(store: Store, *, whatever_state: bool) -> Config:
@@ -206,9 +219,10 @@ def compact_volume(
         os.close(descriptor)
 
 
-def rebuild_database(directory: Path) -> Salvage | None:
+def rebuild_database(directory: Path, volume_key: bytes) -> Salvage | None:
     """Put what is left of a database that is damaged below its records into a new one; None where it is sound.
 
+    The key tells which table a record belongs to, where nothing else does.
     The damaged one stays beside it as `lmdb_salvage.DAMAGED_FILE`. The records that are missing then are for a repair.
     Raises:
         StoreLockedError: somebody writes to the volume, or changes its keys.
@@ -217,16 +231,41 @@ def rebuild_database(directory: Path) -> Salvage | None:
     descriptor = lock_directory(directory)
     try:
         tables = [table.name for table in records.TABLES]
-        engine = LmdbEngine(directory, tables, read_only=True)
-        try:
-            if not engine.find_damage():
-                return None
-        finally:
-            engine.close()
+        if not _is_damaged(directory, tables):
+            return None
+        keyring = Keyring(volume_key)
         with header_copies.lock_keys(directory):
-            return lmdb_salvage.rebuild(directory, tables)
+            return lmdb_salvage.rebuild(directory, tables, lambda *record: _written_for(keyring, *record))
     finally:
         os.close(descriptor)
+
+
+def _is_damaged(directory: Path, tables: Sequence[str]) -> bool:
+    try:
+        engine = LmdbEngine(directory, tables, read_only=True)
+    except IntegrityError:
+        return True
+    try:
+        return bool(engine.find_damage())
+    finally:
+        engine.close()
+
+
+def _written_for(keyring: Keyring, key: bytes, value: bytes, names: Sequence[str]) -> str | None:
+    """Return which of some tables a record was written for. Of the similarity index it cannot be told."""
+    for table in records.TABLES:
+        if table.name in names and table is not records.BANDS:
+            try:
+                if table is records.CHUNKS:
+                    keyring.open_chunk(key, value)
+                elif table is records.HEADER:
+                    headers.parse(value)
+                else:
+                    keyring.open_record(records.place(table, key), value)
+            except (IntegrityError, FormatVersionError):
+                continue
+            return table.name
+    return None
 
 
 def _remove_leftovers(directory: Path) -> None:

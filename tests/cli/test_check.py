@@ -16,6 +16,7 @@ from dedupfs.errors import DedupfsError
 from dedupfs.storage import records
 from dedupfs.storage.header import BACKUP_FILE, HEADER_FILE
 from dedupfs.storage.lmdb_engine import LmdbEngine
+from dedupfs.storage.lmdb_pages import PageFile
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry, number_key
 from dedupfs.storage.volume import Volume
@@ -104,6 +105,52 @@ def test_a_database_damaged_below_its_records_is_made_anew(
     code, answer = checked(capsys, directory)
     assert [problem["problem"] for problem in answer["problems"]] == []
     assert code == 0
+
+
+def table_of_tables(directory: Path) -> int:
+    """Return the page from which all tables are found."""
+    pages = PageFile(directory / "data.mdb")
+    try:
+        return max((pages.meta(0), pages.meta(1)), key=lambda meta: meta.transaction).tables.page
+    finally:
+        pages.close()
+
+
+@pytest.mark.parametrize("how", ["zeroed", "a root that is none", "a flag"])
+def test_a_database_that_has_lost_its_tables_is_made_anew(
+    library: Library, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """Every record tells which table it is from; what was removed or replaced before does not come back."""
+    directory, tree = library.volume.directory, library.tree
+    tree.add(b"removed", b"bytes of a file that is removed " * 20)
+    library.volume.store.commit()
+    tree.remove(b"removed")
+    library.volume.store.commit()
+    before = {table.name: stored_rows(library.volume, table.name) for table in records.TABLES}
+    library.volume.close()
+    page = bytearray(PAGE_BYTES)
+    with (directory / "data.mdb").open("r+b") as file:
+        file.seek(table_of_tables(directory) * PAGE_BYTES)
+        if how != "zeroed":
+            page[:] = file.read(PAGE_BYTES)
+            at = page.index(b"inodes") + 6
+            page[at + 40 if how.startswith("a root") else 10] ^= 0x42
+            file.seek(-PAGE_BYTES, os.SEEK_CUR)
+        file.write(page)
+    assert main(["check", str(directory)]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert "check --repair" in printed.err
+    code, answer = checked(capsys, directory, "--repair")
+    assert (code, answer["gone"], answer["problems"]) == (0, [], [])
+    after = reopen(directory)
+    try:
+        for table in records.TABLES:
+            if table is not records.VOLUME:
+                assert stored_rows(after, table.name).keys() == before[table.name].keys(), table.name
+        assert after.config == library.volume.config
+    finally:
+        after.close()
 
 
 def test_every_path_of_a_damaged_file_is_named(library: Library, capsys: pytest.CaptureFixture[str]) -> None:
