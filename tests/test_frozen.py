@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crashtest_core import InlinePool
 from make_frozen_volume import FROZEN, TREE_FILE, opened, read, tree_of
 from PIL import Image
 
+from dedupfs.cli.main import main
 from dedupfs.errors import FormatVersionError
 from dedupfs.filesystem.filesystem import FileSystem
+from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.survey import find
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
@@ -98,6 +101,42 @@ def test_each_of_its_keys_opens_it_and_it_is_sound(frozen: Path, about: Any, whi
     assert check(volume, data=True, render=renderer.render).problems == []
     renderer.close()
     volume.close()
+
+
+class LargerPool(InlinePool):
+    """Image libraries of another version, that make larger files of the same pixels."""
+
+    def call(self, job: str, *arguments: object) -> Any:
+        if job == "render":
+            *others, size = arguments
+            assert isinstance(size, int)
+            # What is too large for half the room is what a larger file is for all of it.
+            super().call(job, *others, size // 2)
+        return super().call(job, *arguments)
+
+
+def test_a_rendition_that_no_longer_fits_is_named_by_check(frozen: Path, about: Any) -> None:
+    """Nothing brings it back but the libraries of before; nobody shall find that out by opening every file."""
+    volume = open_volume(frozen, unlock(frozen, about["passphrase"].encode()), read_only=True)
+    renderer = Renderer(volume.contents, LargerPool())
+    report = check(volume, data=True, render=renderer.render)
+    assert report.unreadable() == [b"photos/smaller.jpg"]
+    assert "does not come out at its written size" in report.problems[0].text
+    volume.close()
+
+
+def test_a_change_of_the_image_libraries_is_told(
+    frozen: Path, about: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("dedupfs.ingest.renderer.codecs", lambda: b"Pillow 99")
+    volume = open_volume(frozen, unlock(frozen, about["passphrase"].encode()), read_only=True)
+    open_filesystem(volume).close()
+    told = f"renditions were made with {about['made_with']}; this is Pillow 99"
+    assert [record.message.split("; `")[0] for record in caplog.records] == [told]
+    monkeypatch.setenv("DEDUPFS_PASSPHRASE", about["passphrase"])
+    assert main(["check", str(frozen)]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_it_can_be_written_to(frozen: Path) -> None:

@@ -12,7 +12,7 @@ from dedupfs.cli.exitcodes import DONE, FAILED
 from dedupfs.cli.opened import add_arguments, opened, shown
 from dedupfs.cli.progress import Progress
 from dedupfs.errors import UsageError
-from dedupfs.ingest.renderer import Renderer
+from dedupfs.ingest.renderer import Renderer, made_elsewhere
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.storage import repair
 from dedupfs.storage.check import check
@@ -122,6 +122,7 @@ def _as_json(report: Report, plan: Plan | None) -> dict[str, Any]:
             for problem in report.problems
         ],
         "unreadable": [shown(path) for path in report.unreadable()],
+        "made_elsewhere": made_elsewhere(report.readout.sources.contents.values()),
     }
     if plan is not None:
         for name, statements in (("mended", plan.mended), ("gone", plan.gone)):
@@ -146,6 +147,9 @@ def _as_text(report: Report, plan: Plan | None, *, opened_data: bool, dry_run: b
     if opened_data:
         looked_at += f", {report.chunks_opened} chunks and {report.renditions_made} renditions"
     lines.append(f"{looked_at}: " + (f"{len(report.problems)} problems" if report.problems else "clean"))
+    elsewhere = made_elsewhere(report.readout.sources.contents.values())
+    if elsewhere is not None and not opened_data:
+        lines.append(f"{elsewhere}; --data tells whether all of them can still be drawn")
     unreadable = report.unreadable()
     if unreadable:
         still = f"{len(unreadable)} files cannot be read whole until the same bytes are copied into the volume again:"

@@ -24,7 +24,9 @@ def open_filesystem(volume: Volume, *, render_workers: int = _RENDER_WORKERS) ->
     renderer = Renderer(volume.contents, WorkerPool(render_workers))
     pipeline = Pipeline(volume, WorkerPool(processors()), renderer)
     try:
-        return FileSystem(volume, pipeline, renderer)
+        filesystem = FileSystem(volume, pipeline, renderer)
+        renderer.tell_of_other_libraries()
+        return filesystem
     except BaseException:
         volume.close()
         raise

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import PIL
 from PIL import features
@@ -27,6 +28,8 @@ from dedupfs.storage.records import Exact, Layout, Rendition
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
+_LOOKED_AT = 500
+"""So many contents tell whether the libraries have changed since renditions were made; opening them takes 15 ms."""
 
 
 class Renderer:
@@ -65,6 +68,12 @@ class Renderer:
     def source(self, rendition: Rendition) -> RenditionSource:
         """Return the rendition as a source of bytes, made at the first read."""
         return RenditionSource(self, rendition)
+
+    def tell_of_other_libraries(self) -> None:
+        """Warn in the log where renditions were made with other versions of the image libraries than are here."""
+        text = made_elsewhere(self._contents.some(_LOOKED_AT))
+        if text is not None:
+            log.warning("%s; `dedupfs check --data` tells whether all of them can still be drawn", text)
 
     def close(self) -> None:
         """Stop the worker."""
@@ -135,6 +144,15 @@ def codecs() -> bytes:
 
 
 _CODECS = (("libjpeg", "libjpeg_turbo"), ("zlib", "zlib_ng"), ("libwebp", "webp"), ("libavif", "avif"))
+
+
+def made_elsewhere(contents: Iterable[Exact | Rendition]) -> str | None:
+    """Say which other versions of the libraries renditions among some contents were made with; None: with none."""
+    others = sorted({each.codecs for each in contents if isinstance(each, Rendition)} - {codecs()})
+    if not others:
+        return None
+    listed = " and ".join(each.decode(errors="replace") for each in others)
+    return f"renditions were made with {listed}; this is {codecs().decode()}"
 
 
 def _made_with(rendition: Rendition) -> str:
