@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
         report = _examined(found.volume, data=options.data)
         plan = repair.plan(found.volume, report.readout) if options.repair else None
         if plan is not None and salvaged:
-            plan.mended[_rebuilt(salvaged[0])] = []
+            statements = plan.mended if salvaged[0].is_latest else plan.gone
+            statements[_rebuilt(salvaged[0])] = []
         if plan is not None and plan.does_something and not options.dry_run:
             with Progress("repairing") as progress:
                 repair.apply(found.volume, plan, progress.show)
@@ -79,6 +80,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _rebuilt(done: Salvage) -> str:
+    if not done.is_latest:
+        return (
+            f"the database is made anew with {done.records} records as of the latest commit that was found; its root"
+            f" was lost, and what was done after that is gone; the damaged one is kept as {DAMAGED_FILE}"
+        )
     lost = f" and something is missing in {len(done.gaps)} places" if done.gaps else ""
     return f"the database is made anew with {done.records} records{lost}; the damaged one is kept as {DAMAGED_FILE}"
 

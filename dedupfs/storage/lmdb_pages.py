@@ -104,14 +104,14 @@ class Branch:
 class PageFile:
     """A database file, open for reading."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it. Raises StoreError, and IntegrityError where no meta page tells the size of a page."""
+    def __init__(self, path: Path, page_bytes: int | None = None) -> None:
+        """Open it. Raises StoreError, and IntegrityError where nothing tells the size of a page."""
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as exc:
             raise StoreError(f"cannot open the database: {exc.strerror}") from exc
         try:
-            self.page_bytes = self._find_page_bytes()
+            self.page_bytes = page_bytes or self._find_page_bytes()
         except BaseException:
             self.close()
             raise
@@ -149,6 +149,14 @@ class PageFile:
         if len(data) != self.page_bytes:
             raise PageError(number, "is behind the end of the file")
         return data
+
+    def looks_like(self, number: int, kind: int) -> bool:
+        """Tell whether a page says that it is the one of this number, and of some kind. Raises IntegrityError."""
+        header = self.read(number * self.page_bytes, PAGE_HEADER_BYTES)
+        if len(header) != PAGE_HEADER_BYTES:
+            return False
+        own, _, flags, _, _ = _HEADER.unpack(header)
+        return bool(own == number and flags == kind)
 
     def read_into(self, number: int, room: memoryview) -> bool:
         """Read a page and tell whether it is there as a whole."""

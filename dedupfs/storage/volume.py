@@ -15,7 +15,6 @@ from pathlib import Path
 from dedupfs.crypto import keys
 from dedupfs.crypto.keys import Keyring, ScryptCost
 from dedupfs.errors import (
-    FormatVersionError,
     IntegrityError,
     StoreError,
     StoreFullError,
@@ -33,6 +32,7 @@ from dedupfs.storage.contents import Contents
 from dedupfs.storage.lmdb_engine import DATA_FILE, INITIAL_MAP_BYTES, LmdbEngine
 from dedupfs.storage.lmdb_salvage import Salvage
 from dedupfs.storage.metadata import Metadata
+from dedupfs.storage.record_judge import RecordJudge
 from dedupfs.storage.records import Config
 from dedupfs.storage.similarity import SimilarityIndex
 from dedupfs.storage.store import GROUP_SECONDS, Store
@@ -233,9 +233,8 @@ def rebuild_database(directory: Path, volume_key: bytes) -> Salvage | None:
         tables = [table.name for table in records.TABLES]
         if not _is_damaged(directory, tables):
             return None
-        keyring = Keyring(volume_key)
         with header_copies.lock_keys(directory):
-            return lmdb_salvage.rebuild(directory, tables, lambda *record: _written_for(keyring, *record))
+            return lmdb_salvage.rebuild(directory, tables, RecordJudge(Keyring(volume_key)))
     finally:
         os.close(descriptor)
 
@@ -249,23 +248,6 @@ def _is_damaged(directory: Path, tables: Sequence[str]) -> bool:
         return bool(engine.find_damage())
     finally:
         engine.close()
-
-
-def _written_for(keyring: Keyring, key: bytes, value: bytes, names: Sequence[str]) -> str | None:
-    """Return which of some tables a record was written for. Of the similarity index it cannot be told."""
-    for table in records.TABLES:
-        if table.name in names and table is not records.BANDS:
-            try:
-                if table is records.CHUNKS:
-                    keyring.open_chunk(key, value)
-                elif table is records.HEADER:
-                    headers.parse(value)
-                else:
-                    keyring.open_record(records.place(table, key), value)
-            except (IntegrityError, FormatVersionError):
-                continue
-            return table.name
-    return None
 
 
 def _remove_leftovers(directory: Path) -> None:

@@ -116,6 +116,35 @@ def table_of_tables(directory: Path) -> int:
         pages.close()
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 16])
+def test_a_database_that_has_lost_both_roots_is_made_anew(
+    library: Library, capsys: pytest.CaptureFixture[str], kept_bytes: int
+) -> None:
+    """Of the commits that are still there as a whole the last one counts, and it is said that others may have been."""
+    directory, tree = library.volume.directory, library.tree
+    for number in range(6):
+        tree.add(b"file %d" % number, b"bytes of a file " * 20)
+        library.volume.store.commit()
+    tree.remove(b"file 5")
+    library.volume.store.commit()
+    before = {table.name: stored_rows(library.volume, table.name) for table in records.TABLES}
+    library.volume.close()
+    with (directory / "data.mdb").open("r+b") as file:
+        for number in (0, 1):
+            file.seek(number * PAGE_BYTES + kept_bytes)
+            file.write(bytes(PAGE_BYTES - kept_bytes))
+    code, answer = checked(capsys, directory, "--repair")
+    assert (code, answer["problems"]) == (1, [])
+    assert ["its root was lost" in each["what"] for each in answer["gone"]] == [True]
+    after = reopen(directory)
+    try:
+        for table in records.TABLES:
+            if table is not records.VOLUME:
+                assert stored_rows(after, table.name).keys() == before[table.name].keys(), table.name
+    finally:
+        after.close()
+
+
 @pytest.mark.parametrize("how", ["zeroed", "a root that is none", "a flag"])
 def test_a_database_that_has_lost_its_tables_is_made_anew(
     library: Library, capsys: pytest.CaptureFixture[str], how: str
