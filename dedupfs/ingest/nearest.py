@@ -18,9 +18,13 @@ _FIRST_ROWS = 1024
 
 
 class NearestIndex:
-    """Clusters by their fingerprints; a cluster's number is its row and is never used twice."""
+    """Clusters by their fingerprints; a cluster's number is its row and is never used twice.
 
-    def __init__(self) -> None:
+    What is more than `radius_bits` apart is not found: COMPLETE_RADIUS_BITS, as in a volume, or another threshold to try.
+    """
+
+    def __init__(self, radius_bits: int = COMPLETE_RADIUS_BITS) -> None:
+        self._radius_bits = radius_bits
         self._words: npt.NDArray[np.uint64] = np.zeros((_WORDS, _FIRST_ROWS), np.uint64)
         self._present: npt.NDArray[np.bool_] = np.zeros(_FIRST_ROWS, np.bool_)
         self._rows = 0
@@ -42,11 +46,11 @@ class NearestIndex:
         self._present[cluster] = False
 
     def lookup(self, fingerprint: Fingerprint) -> list[tuple[ClusterId, int]]:
-        """Return every cluster within COMPLETE_RADIUS_BITS and its distance in bits, nearest first."""
+        """Return every cluster within the radius and its distance in bits, nearest first."""
         wanted = np.frombuffer(fingerprint, np.uint64)
         # Few come within the radius by their first quarter, so that the rest is looked at for those alone.
         first = np.bitwise_count(self._words[0, : self._rows] ^ wanted[0])
-        rows = np.flatnonzero((first <= COMPLETE_RADIUS_BITS) & self._present[: self._rows])
+        rows = np.flatnonzero((first <= self._radius_bits) & self._present[: self._rows])
         distances = np.bitwise_count(self._words[:, rows] ^ wanted[:, None]).sum(axis=0, dtype=np.int64)
         near = [(ClusterId(int(row)), int(bits)) for row, bits in zip(rows, distances, strict=True)]
-        return sorted((hit for hit in near if hit[1] <= COMPLETE_RADIUS_BITS), key=lambda hit: (hit[1], hit[0]))
+        return sorted((hit for hit in near if hit[1] <= self._radius_bits), key=lambda hit: (hit[1], hit[0]))

@@ -30,6 +30,7 @@ from dedupfs.ingest.sources import Source
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import ClusterId, ContentId, Policy
 from dedupfs.storage.contents import size_in_chunks
+from dedupfs.storage.similarity import COMPLETE_RADIUS_BITS
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +78,23 @@ class Totals:
 
 @dataclass(slots=True)
 class Scan:
-    """One look at some folders under one policy."""
+    """One look at some folders under one policy; another radius than a volume's shows what a threshold would do."""
 
     pool: WorkerPool
     policy: Policy = Policy.VERIFIED
+    radius_bits: int = COMPLETE_RADIUS_BITS
     unreadable: list[bytes] = field(default_factory=list)
     """Files and directories that could not be read."""
     _contents: dict[ContentId, _Content] = field(default_factory=dict, init=False)
     _clusters: dict[ClusterId, _Cluster] = field(default_factory=dict, init=False)
-    _nearest: NearestIndex = field(default_factory=NearestIndex, init=False)
+    _nearest: NearestIndex = field(init=False)
     _originals: Originals = field(default_factory=Originals, init=False)
     _others: dict[int, list[bytes]] = field(default_factory=dict, init=False)
     """Files that are no pictures, by size."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self._nearest = NearestIndex(self.radius_bits)
 
     def run(self, folders: Iterable[bytes], progress: Callable[[int, int], None]) -> None:
         """Read everything below the folders.

@@ -250,3 +250,13 @@ def test_the_nearest_are_found_and_the_removed_are_not() -> None:
     index.remove(same)
     assert [cluster for cluster, _ in index.lookup(zero)] == [near]
     assert (far, 1) in index.lookup(with_bits(COMPLETE_RADIUS_BITS))
+
+
+def test_another_radius_finds_more_or_less() -> None:
+    bits = Fingerprint(((1 << 20) - 1).to_bytes(32, "big"))
+    found = []
+    for radius_bits in (0, 19, 20, 40):
+        index = NearestIndex(radius_bits)
+        index.add(Fingerprint(bytes(32)))
+        found.append([distance for _, distance in index.lookup(bits)])
+    assert found == [[], [], [20], [20]]
