@@ -12,6 +12,7 @@
         WrongKeyError               no key slot opens with this passphrase
         IngestError                 a picture could not be worked on
             UnfitPictureError       the picture is not one that can be compared; it is stored exactly
+                OversizeError       no encoding of a rendition comes out at the written size
             UndecodableError        the bytes do not decode as the picture they claim to be
             SourceError             an ordinary file, outside any volume, cannot be read or has changed
             WorkerError             the worker process failed, hung or ran out of memory
@@ -74,6 +75,17 @@ class IngestError(DedupfsError):
 
 class UnfitPictureError(IngestError):
     """A sound picture of a sort that is not compared: animated, 16-bit, CMYK, tiny, too large."""
+
+
+class OversizeError(UnfitPictureError):
+    """No encoding of a rendition comes out at its written size; the smallest was `missing_bytes` too large.
+
+    0 where it was not too large, but the gap cannot be filled.
+    """
+
+    def __init__(self, missing_bytes: int) -> None:
+        super().__init__(f"{missing_bytes} bytes more than were written")
+        self.missing_bytes = missing_bytes
 
 
 class UndecodableError(IngestError):

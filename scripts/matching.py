@@ -24,7 +24,8 @@ class Outcome:
     """Whether two files merge, and if not, what stopped them.
 
     `reason` is "merged", "no candidate", "not a picture" or the reasons of both tries; `base` is the file that the
-    other would be drawn from. Differences are in levels, None without a comparison.
+    other would be drawn from. `why_not` says for each try which limit was exceeded and by how much, or how many bytes
+    were missing. Differences are in levels, None without a comparison.
     """
 
     merged: bool
@@ -37,6 +38,7 @@ class Outcome:
     coarse_luma: float | None = None
     coarse_chroma: float | None = None
     seconds: float = 0.0
+    why_not: tuple[str, ...] = ()
 
 
 def compare(original: Path, copy: Path, ignore_fingerprint: bool = False) -> Outcome:
@@ -54,7 +56,8 @@ def compare(original: Path, copy: Path, ignore_fingerprint: bool = False) -> Out
     if distance > COMPLETE_RADIUS_BITS and not ignore_fingerprint:
         return Outcome(False, "no candidate", distance_bits=distance)
     promote_first = jobs.better(facts[1], facts[0])
-    reasons = []
+    reasons: list[str] = []
+    why_not: list[str] = []
     closest: Misfit | None = None
     for promoting in (promote_first, not promote_first):
         member, base = (files[0], files[1]) if promoting else (files[1], files[0])
@@ -65,10 +68,11 @@ def compare(original: Path, copy: Path, ignore_fingerprint: bool = False) -> Out
             return Outcome(True, "merged", name, found.bit_exact, distance, numbers.fine_luma, numbers.fine_chroma,
                            numbers.coarse_luma, numbers.coarse_chroma, time.monotonic() - start)  # fmt: skip
         reasons.append(f"{found.reason} from the {name}")
+        why_not.append(f"{'original' if promoting else 'copy'} {found.explained()}")
         closest = closest or (found if found.differences is not None else None)
     seconds = time.monotonic() - start
     if closest is None or closest.differences is None:
-        return Outcome(False, ", ".join(reasons), distance_bits=distance, seconds=seconds)
+        return Outcome(False, ", ".join(reasons), distance_bits=distance, seconds=seconds, why_not=tuple(why_not))
     numbers = closest.differences
     return Outcome(False, ", ".join(reasons), "", False, distance, numbers.fine_luma, numbers.fine_chroma,
-                   numbers.coarse_luma, numbers.coarse_chroma, seconds)  # fmt: skip
+                   numbers.coarse_luma, numbers.coarse_chroma, seconds, tuple(why_not))  # fmt: skip

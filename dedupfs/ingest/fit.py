@@ -13,11 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dedupfs.errors import UndecodableError, UnfitPictureError
+from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
 from dedupfs.ingest import members, palette, sections
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, decode, transposed, upright
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.outcome import (
+    LIMIT_FILTER,
+    LIMIT_GREY,
+    LIMIT_PREVIEW,
+    LIMIT_WINDOW,
     REASON_ASPECT,
     REASON_DECODE,
     REASON_FORMAT,
@@ -96,15 +100,15 @@ def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool =
     try:
         picture = decode(member)
         opened = members.open_member(member, picture)
-    except (UnfitPictureError, UndecodableError):
-        return Misfit(REASON_FORMAT, None)
+    except (UnfitPictureError, UndecodableError) as exc:
+        return Misfit(REASON_FORMAT, None, note=str(exc))
     own = sections.pack(opened.sections)
     if len(own) + RECIPE_ALLOWANCE_BYTES > MAX_OWN_SHARE * len(member):
         return Misfit(REASON_OWN, None)
     try:
         return _Search(member, picture, opened, own, representative, policy, exact_only).run()
-    except (UnfitPictureError, UndecodableError):
-        return Misfit(REASON_DECODE, None)
+    except (UnfitPictureError, UndecodableError) as exc:
+        return Misfit(REASON_DECODE, None, note=str(exc))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,8 @@ class _Search:
         self._source_steps = opened.steps
         self._shrink = 1.0
         self._closest: Verdict | None = None
+        self._ended: tuple[str, float] = ("", 0.0)
+        self._missing_bytes: int | None = None
 
     def run(self) -> Fit | Misfit:
         draft = decode(self._representative, (PREVIEW_SIDE * 4, PREVIEW_SIDE * 4))
@@ -148,7 +154,7 @@ class _Search:
             return Misfit(REASON_ASPECT, None)
         treatment, error = self._best_treatment(draft)
         if error > PREVIEW_LIMIT and self._policy is not Policy.PERCEPTUAL:
-            return Misfit(REASON_PIXELS, None)
+            return Misfit(REASON_PIXELS, None, LIMIT_PREVIEW, error / PREVIEW_LIMIT)
         self._source_steps = members.steps_of(self._representative, draft.picture_format)
         self._shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
         self._steps = self._opened.steps.beside(self._source_steps, self._shrink)
@@ -163,7 +169,7 @@ class _Search:
         for scaling in ways[:MAX_ATTEMPTS]:
             image = scaled(bases(scaling), scaling, self._size_px)
             if self._policy is not Policy.PERCEPTUAL and not self._may_be_grey(image):
-                return Misfit(REASON_PIXELS, None)
+                return Misfit(REASON_PIXELS, None, LIMIT_GREY)
             if self._is_hopeless(image):
                 fitted_any = True
                 continue
@@ -174,24 +180,35 @@ class _Search:
                 fitted_any = fitted_any or fits_size
                 if best is not None and (best.bit_exact or not self._exact_only):
                     return best
-        differences = self._closest.differences if self._closest else None
+        return self._misfit(fitted_any)
+
+    def _misfit(self, fitted_any: bool) -> Misfit:
+        closest = self._closest
+        differences = closest.differences if closest is not None else None
+        limit, excess = (closest.worst, closest.excess) if closest is not None else self._ended
         if self._exact_only:
-            return Misfit(REASON_INEXACT, differences)
-        return Misfit(REASON_PIXELS if fitted_any else REASON_SIZE, differences)
+            return Misfit(REASON_INEXACT, differences, limit, excess)
+        if not fitted_any:
+            return Misfit(REASON_SIZE, differences, missing_bytes=self._missing_bytes or 0)
+        return Misfit(REASON_PIXELS, differences, limit, excess)
 
     def _fitted(self, finish: Finish, scaling: Scaling) -> tuple[Fit | None, bool]:
         """Return the closest rendition that passes, if one does, and whether any encoding came out at the size."""
         best: tuple[float, Fit] | None = None
         fits_size = False
         size_px, mode = self._size_px, finish.image.mode
-        for coding, written in finish.member.fitted(finish.image):
-            fits_size = True
-            recipe = Recipe(self._picture.picture_format, *size_px, mode, finish.treatment, scaling, coding)
-            found = self._judged(recipe, written, finish.image)
-            if found is not None and (best is None or found[0] < best[0]):
-                best = found
-            if best is not None and (best[1].bit_exact or best[0] <= GOOD_ENOUGH):
-                break
+        try:
+            for coding, written in finish.member.fitted(finish.image):
+                fits_size = True
+                recipe = Recipe(self._picture.picture_format, *size_px, mode, finish.treatment, scaling, coding)
+                found = self._judged(recipe, written, finish.image)
+                if found is not None and (best is None or found[0] < best[0]):
+                    best = found
+                if best is not None and (best[1].bit_exact or best[0] <= GOOD_ENOUGH):
+                    break
+        except OversizeError as exc:
+            known = self._missing_bytes
+            self._missing_bytes = exc.missing_bytes if known is None else min(known, exc.missing_bytes)
         return (None if best is None else best[1]), fits_size
 
     def _finishes(self, usual: Finish, scaling: Scaling) -> list[Finish]:
@@ -229,8 +246,12 @@ class _Search:
         """Return whether some window shows that the whole pictures are too far apart for any way of encoding."""
         if self._policy is Policy.PERCEPTUAL or not self._opened.faithful:
             return False
-        pairs = zip(wanted, made, strict=True)
-        return any(local_excess(trimmed(want), trimmed(got), self._steps) > HOPELESS_WINDOW for want, got in pairs)
+        for want, got in zip(wanted, made, strict=True):
+            excess = local_excess(trimmed(want), trimmed(got), self._steps)
+            if excess > HOPELESS_WINDOW:
+                self._ended = (LIMIT_WINDOW, excess)
+                return True
+        return False
 
     def _as_coded(self, treatment: Treatment, scaling: Scaling) -> tuple[Treatment, Image.Image] | None:
         """Return the representative's samples as they are coded, where that is another way to see them."""
@@ -313,7 +334,10 @@ class _Search:
             return False
         image = in_mode(scaled(bases(way), way, self._size_px, window), self._opened.mode)
         made = self._requantized([image], self._opened)[0]
-        return local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps) > HOPELESS_FILTER
+        excess = local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps)
+        if excess > HOPELESS_FILTER:
+            self._ended = (LIMIT_FILTER, excess)
+        return excess > HOPELESS_FILTER
 
     def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[tuple[Scaling, float]]:
         """Return the ways with their squared error on some windows of the member, in rising order of that."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from dedupfs.errors import IntegrityError
+from dedupfs.errors import IntegrityError, OversizeError
 from dedupfs.ingest import jpeg
 from dedupfs.ingest.decode import decode, translated
 from dedupfs.ingest.jpeg_rounding import Rounding, rounded
@@ -142,6 +142,9 @@ def fitted(
 
     Tried in turn: the member's own settings, Huffman tables made for the picture, progressive scans, coarser upper
     frequencies. The trims are entered at the level that the missing bytes suggest.
+
+    Raises:
+        OversizeError: none does.
     """
     room = size_bytes - sum(map(len, sections))
     attempts = [coding]
@@ -162,7 +165,7 @@ def fitted(
             missing = 1 - room / len(coded)
             trim = attempt.trim + max(1, int(missing / TRIM_SHARE))
             if trim > TRIM_LEVELS:
-                return
+                raise OversizeError(len(coded) - room)
             attempt = replace(saving, trim=trim)
             coded = encode(image, attempt)
     written = assemble(sections, coded, size_bytes)

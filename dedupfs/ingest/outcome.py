@@ -29,10 +29,38 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """No rendition; `reason` is one of the REASON_ constants, `differences` those of the closest attempt, if any."""
+    """No rendition, and why.
+
+    Attributes:
+        reason: one of the REASON_ constants.
+        differences: those of the closest attempt that was compared as a whole, if any.
+        limit: the measurement that was furthest over its limit in the closest attempt, or how the attempts ended before
+            a whole picture was compared: LIMIT_PREVIEW, LIMIT_FILTER, LIMIT_WINDOW, LIMIT_GREY. Empty: none was.
+        excess: that measurement over its limit, 0 where it has no number.
+        missing_bytes: REASON_SIZE: by how much the smallest encoding was too large.
+        note: REASON_FORMAT and REASON_DECODE: what stood in the way, in a few words.
+    """
 
     reason: str
     differences: Differences | None
+    limit: str = ""
+    excess: float = 0.0
+    missing_bytes: int = 0
+    note: str = ""
+
+    def explained(self) -> str:
+        """Return the reason as a part of a sentence, for people."""
+        if self.reason == REASON_SIZE:
+            if not self.missing_bytes:
+                return "does not come out at the written size"
+            return f"does not fit the written size, by {self.missing_bytes:,} bytes"
+        if self.reason == REASON_PIXELS and self.limit in _ENDED_EARLY:
+            times = f", {self.excess:.1f} times what is allowed" if self.excess else ""
+            return _ENDED_EARLY[self.limit] + times
+        if self.reason == REASON_PIXELS and self.limit:
+            return f"differs too much in {self.limit}, {self.excess:.2f} times what is allowed"
+        said = _EXPLAINED.get(self.reason, self.reason)
+        return f"{said}: {self.note}" if self.note else said
 
 
 REASON_FORMAT = "format"
@@ -51,3 +79,25 @@ REASON_INEXACT = "inexact"
 """Only a rendition to the last byte was asked for, and the windows already differ."""
 REASON_REVERSE = "reverse"
 """A lossy member with exactly the pixels of a lossless representative: render the representative from it instead."""
+
+LIMIT_PREVIEW = "preview"
+LIMIT_FILTER = "filter"
+LIMIT_WINDOW = "window"
+LIMIT_GREY = "grey"
+
+_ENDED_EARLY = {
+    LIMIT_PREVIEW: "differs at first sight",
+    LIMIT_FILTER: "was not resized in a known way",
+    LIMIT_WINDOW: "differs where it has most detail",
+    LIMIT_GREY: "would lose colour",
+}
+
+_EXPLAINED = {
+    REASON_FORMAT: "cannot be encoded again",
+    REASON_DECODE: "the other picture cannot be used",
+    REASON_OWN: "is mostly metadata",
+    REASON_ASPECT: "has another aspect ratio",
+    REASON_PIXELS: "does not look the same",
+    REASON_INEXACT: "would not come back to the last byte",
+    REASON_REVERSE: "the other picture can be drawn from it to the last byte",
+}

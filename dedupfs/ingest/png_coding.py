@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dedupfs.errors import IntegrityError, UndecodableError, UnfitPictureError
+from dedupfs.errors import IntegrityError, OversizeError, UndecodableError, UnfitPictureError
 from dedupfs.ingest import png, scanlines
 from dedupfs.ingest.decode import translated
 
@@ -95,18 +95,26 @@ def target_of(data: bytes) -> PngTarget:
 
 
 def fitted(image: Image.Image, target: PngTarget) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (settings, file) at exactly the size: the member if an encoder repeats it, else the first that fits."""
+    """Yield (settings, file) at exactly the size: the member if an encoder repeats it, else the first that fits.
+
+    Raises:
+        OversizeError: none does.
+    """
     rows = _rows(image, target.sections[0])
     lines = scanlines.filtered(rows, target.sections[2], target.header.pixel_bytes)
     same_pixels = lines == scanlines.inflate(target.stream, target.header)
     kept: tuple[bytes, bytes] | None = None
+    missing_bytes: list[int] = []
     work = 0
     for coding in _codings(target):
         if work and work + len(lines) > max(_WORK_BYTES, 2 * len(lines)):
             break
         work += len(lines)
-        written = _written(image, lines, rows, coding, target.sections, target.size_bytes)
+        coded = _coded(image, lines, rows, coding, target.sections[0])
+        written = _framed(coded, coding, target.sections, target.size_bytes)
         if written is None:
+            if coded:
+                missing_bytes.append(len(coded) + _overhead_bytes(target) - target.size_bytes)
             continue
         if same_pixels and _stream(written) == target.stream:
             kept = (coding.to_bytes(), written)
@@ -114,8 +122,13 @@ def fitted(image: Image.Image, target: PngTarget) -> Iterator[tuple[bytes, bytes
         kept = kept or (coding.to_bytes(), written)
         if not same_pixels:
             break
-    if kept is not None:
-        yield kept
+    if kept is None:
+        raise OversizeError(max(0, min(missing_bytes, default=0)))
+    yield kept
+
+
+def _overhead_bytes(target: PngTarget) -> int:
+    return len(target.sections[0]) + len(target.sections[1]) + png.CHUNK_OVERHEAD_BYTES
 
 
 def _stream(data: bytes) -> bytes:
@@ -160,7 +173,7 @@ def write(image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_b
             raise IntegrityError("scanline filters of another picture")
         wanted = settings.encoder == _BY_ZLIB
         lines = scanlines.filtered(rows, types, header.pixel_bytes) if wanted else b""
-        return _written(image, lines, rows, settings, (before, after, types), size_bytes)
+        return _framed(_coded(image, lines, rows, settings, before), settings, (before, after, types), size_bytes)
     except (UndecodableError, ValueError) as exc:
         raise IntegrityError("a PNG member's own bytes do not belong to its pixels") from exc
 
@@ -184,26 +197,23 @@ def _palette(before: bytes, alpha: bool) -> scanlines.Bytes:
     return np.hstack((entries, opacity))
 
 
-def _written(
-    image: Image.Image,
-    lines: bytes,
-    rows: scanlines.Bytes,
-    coding: PngCoding,
-    sections: tuple[bytes, bytes, bytes],
-    size_bytes: int,
-) -> bytes | None:
-    before, after, _ = sections
+def _coded(image: Image.Image, lines: bytes, rows: scanlines.Bytes, coding: PngCoding, before: bytes) -> bytes:
+    """Return the zlib stream, empty where the encoder cannot make one of such pixels."""
+    header = png.read_header(before)
     if coding.encoder == _BY_PILLOW:
-        if _is_packed(png.read_header(before)):
-            return None
-        coded = _by_pillow(image, coding)
-    else:
-        if coding.encoder == _BY_ZLIB_ADAPTIVE:
-            header = png.read_header(before)
-            types = scanlines.adaptive_types(rows, header.pixel_bytes)
-            lines = scanlines.filtered(rows, types, header.pixel_bytes)
-        deflater = zlib.compressobj(coding.level, zlib.DEFLATED, 15, coding.memory, coding.strategy)
-        coded = deflater.compress(lines) + deflater.flush()
+        return b"" if _is_packed(header) else _by_pillow(image, coding)
+    if coding.encoder == _BY_ZLIB_ADAPTIVE:
+        types = scanlines.adaptive_types(rows, header.pixel_bytes)
+        lines = scanlines.filtered(rows, types, header.pixel_bytes)
+    deflater = zlib.compressobj(coding.level, zlib.DEFLATED, 15, coding.memory, coding.strategy)
+    return deflater.compress(lines) + deflater.flush()
+
+
+def _framed(coded: bytes, coding: PngCoding, sections: tuple[bytes, ...], size_bytes: int) -> bytes | None:
+    """Return the whole file at exactly the size, or None when that cannot be met."""
+    before, after, _ = sections
+    if not coded:
+        return None
     room = size_bytes - len(before) - len(after)
     chunks = png.make_idat(coded, coding.idat_bytes)
     if len(chunks) != room:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 
-from dedupfs.errors import IntegrityError, UndecodableError, UnfitPictureError
+from dedupfs.errors import IntegrityError, OversizeError, UndecodableError, UnfitPictureError
 from dedupfs.ingest.decode import tiff_tags, translated
 
 SECTIONS = 2
@@ -124,19 +124,27 @@ def _without(data: bytes, places: list[tuple[int, int]]) -> tuple[bytes, tuple[b
 
 
 def fitted(image: Image.Image, target: TiffTarget) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (settings, file) at exactly the size: the member if an encoder repeats it, else the first that fits."""
+    """Yield (settings, file) at exactly the size: the member if an encoder repeats it, else the first that fits.
+
+    Raises:
+        OversizeError: none does.
+    """
     kept: tuple[bytes, bytes] | None = None
+    missing_bytes: list[int] = []
     for coding in _codings(target.coding):
         strips = _strips(image, coding)
         written = _assembled(target.sections, strips, target.size_bytes)
         if written is None:
+            pairs = zip(strips, target.strips, strict=False)
+            missing_bytes.append(sum(max(0, len(made) - len(wanted)) for made, wanted in pairs))
             continue
         if kept is None or tuple(strips) == target.strips:
             kept = (coding.to_bytes(), written)
         if tuple(strips) == target.strips:
             break
-    if kept is not None:
-        yield kept
+    if kept is None:
+        raise OversizeError(min(missing_bytes))
+    yield kept
 
 
 def _codings(coding: TiffCoding) -> Iterator[TiffCoding]:

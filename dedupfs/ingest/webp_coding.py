@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from dedupfs.errors import IntegrityError
+from dedupfs.errors import IntegrityError, OversizeError
 from dedupfs.ingest import webp
 from dedupfs.ingest.decode import decode, translated
 from dedupfs.ingest.verify import Steps
@@ -68,7 +68,11 @@ def likely_quality(quantizers: tuple[int, ...]) -> int:
 
 
 def fitted(image: Image.Image, target: WebpTarget) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (settings, file) at exactly the size: the member if a setting repeats it, else the finest that fits."""
+    """Yield (settings, file) at exactly the size: the member if a setting repeats it, else the finest that fits.
+
+    Raises:
+        OversizeError: none does.
+    """
     attempts = _lossless_settings() if target.lossless else None
     quality = likely_quality(target.quantizers)
     tried: dict[int, int] = {}
@@ -93,8 +97,9 @@ def fitted(image: Image.Image, target: WebpTarget) -> Iterator[tuple[bytes, byte
             if following in tried:
                 break
             quality = following
-    if kept is not None:
-        yield kept[1], kept[2]
+    if kept is None:
+        raise OversizeError(max(0, min(tried.values()) - len(target.coded)))
+    yield kept[1], kept[2]
 
 
 def _next_quality(tried: dict[int, int], wanted: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw, ImageEnhance, ImageFilter
 
+from dedupfs.errors import OversizeError
 from dedupfs.ingest import jobs, jpeg, jpeg_coding, outcome
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, decode, transposed
 from dedupfs.ingest.jobs import Fit, Misfit
@@ -128,7 +129,8 @@ def test_a_smaller_encoding_is_padded_and_a_larger_one_trimmed() -> None:
         assert len(written) == size
         assert (jpeg_coding.JpegCoding.from_bytes(settings) == coding) is (share == 1.0)
         assert decode(written).image.size == PIXELS.size
-    assert list(jpeg_coding.fitted(PIXELS, coding, (parts.before, b"", b""), len(member) // 4)) == []
+    with pytest.raises(OversizeError):
+        next(jpeg_coding.fitted(PIXELS, coding, (parts.before, b"", b""), len(member) // 4))
 
 
 def test_profile_dropped_or_kept() -> None:
@@ -235,7 +237,9 @@ def test_only_an_exact_rendition_when_that_is_asked_for() -> None:
     assert isinstance(found, Fit)
     assert found.bit_exact
     assert isinstance(jobs.fit(coarse, again, Policy.VERIFIED), Fit)
-    assert jobs.fit(coarse, again, Policy.VERIFIED, exact_only=True) == Misfit(outcome.REASON_INEXACT, None)
+    inexact = jobs.fit(coarse, again, Policy.VERIFIED, exact_only=True)
+    assert isinstance(inexact, Misfit)
+    assert inexact.reason == outcome.REASON_INEXACT
 
 
 def test_perceptual_policy_wants_the_aspect_ratio_and_no_more() -> None:
@@ -257,6 +261,28 @@ def test_reasons() -> None:
     assert misfit(encoded(photo(9))).reason == outcome.REASON_PIXELS
     gain_map = encoded(PIXELS, quality=80, xmp=b'<rdf hdrgm:Version="1.0"/>')
     assert misfit(gain_map).reason == outcome.REASON_FORMAT
+
+
+def test_a_misfit_says_what_was_exceeded_and_by_how_much() -> None:
+    stranger = misfit(encoded(photo(9)))
+    assert (stranger.limit, stranger.differences) == (outcome.LIMIT_PREVIEW, None)
+    assert stranger.excess > 1
+    assert "at first sight" in stranger.explained()
+    brighter = misfit(encoded(edited(PIXELS, (1.02, 1.02, 1.02)), "PNG"))
+    assert brighter.limit == "broad luma"
+    assert brighter.differences is not None
+    assert brighter.explained() == f"differs too much in broad luma, {brighter.excess:.2f} times what is allowed"
+    assert misfit(encoded(ORIGINAL, "GIF")).explained() == "cannot be encoded again: gif is not encoded here"
+
+
+def test_a_misfit_says_how_many_bytes_are_missing() -> None:
+    drawing = Image.new("RGB", (320, 240), (90, 120, 30))
+    ImageDraw.Draw(drawing).rectangle((40, 40, 200, 180), fill=(200, 30, 10))
+    grain = (np.random.default_rng(2).random((240, 320, 1)) < 0.03).astype(np.uint8)
+    found = misfit(encoded(drawing, "PNG"), encoded(Image.fromarray(np.asarray(drawing) + grain), "PNG"))
+    assert found.reason == outcome.REASON_SIZE
+    assert 2_000 < found.missing_bytes < 20_000
+    assert found.explained() == f"does not fit the written size, by {found.missing_bytes:,} bytes"
 
 
 @pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])

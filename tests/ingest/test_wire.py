@@ -25,7 +25,7 @@ VALUES = (
     | st.binary(max_size=300)
     | st.sampled_from(PictureFormat)
     | st.sampled_from(Policy)
-    | st.builds(Misfit, st.text(max_size=10), st.none() | DIFFERENCES)
+    | st.builds(Misfit, st.text(max_size=10), st.none() | DIFFERENCES, st.text(max_size=9), LEVELS, st.integers(0, 99))
     | st.builds(Fit, st.binary(), st.binary(), DIFFERENCES, st.booleans(), st.binary(), st.binary())
     | st.builds(
         PictureFacts,
@@ -122,5 +122,5 @@ def test_no_pickle_in_a_message() -> None:
     message = sent(Misfit("pixels", None))
     length, count = struct.unpack_from(">II", message)
     assert count == 0
-    fields = {"reason": "pixels", "differences": None}
+    fields = {"reason": "pixels", "differences": None, "limit": "", "excess": 0.0, "missing_bytes": 0, "note": ""}
     assert json.loads(message[8 : 8 + length]) == {"type": "Misfit", "fields": fields}
