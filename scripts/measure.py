@@ -14,12 +14,14 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import uniform_filter
 
 Plane = npt.NDArray[np.float32]
 
 LUMA_SIGMA_PX = 1.0
 CHROMA_SIGMA_PX = 2.0
 TILE_PX = 16
+SSIM_WINDOW_PX = 7
 
 # What a file says about itself besides its pixels, under the names Pillow gives it.
 METADATA = ("exif", "icc_profile", "xmp", "dpi", "transparency")
@@ -62,6 +64,25 @@ def compare_pictures(written: Path | IO[bytes], read: Path | IO[bytes]) -> tuple
         if before.size != after.size:
             return None, problems
         return difference(_channels(before), _channels(after)), problems
+
+
+def structural_similarity(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> float:
+    """Return the mean SSIM of two planes of one size in levels, with square windows.
+
+    Source: Wang et al., Image quality assessment: from error visibility to structural similarity (2004); windows of
+    7 x 7 and weights as in skimage.metrics.structural_similarity.
+    """
+    x, y = before.astype(np.float64), after.astype(np.float64)
+    mean_x, mean_y = (uniform_filter(plane, SSIM_WINDOW_PX) for plane in (x, y))
+    samples = SSIM_WINDOW_PX**2
+    unbiased = samples / (samples - 1)
+    variances = unbiased * (uniform_filter(x * x + y * y, SSIM_WINDOW_PX) - mean_x**2 - mean_y**2)
+    covariance = unbiased * (uniform_filter(x * y, SSIM_WINDOW_PX) - mean_x * mean_y)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    similarity /= (mean_x**2 + mean_y**2 + c1) * (variances + c2)
+    margin = (SSIM_WINDOW_PX - 1) // 2
+    return float(similarity[margin:-margin, margin:-margin].mean())
 
 
 def difference(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]) -> Comparison:
