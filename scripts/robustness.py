@@ -1,18 +1,17 @@
 """Copy photos with other tools, edit them, and tell what would be merged: the Python part of scripts/robustness.
 
-Pairs are compared by the functions that the workers of a mount run, without a mount: a thousand take minutes. What a
-mount makes of many copies of one picture is measured by scripts/evaluate on the same files: see --collection.
+A quick look while the matching is worked on: each copy beside its original and nothing else, compared by the functions
+that the workers of a mount run, without a mount; a thousand take minutes. The same copies and edits all in one volume,
+in several orders of arrival, are measured by scripts/evaluate, which writes the report.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
 import re
-import shutil
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -20,10 +19,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from copies import Way, make_all, ways
+from copies import make_all, ways
 from matching import Outcome, compare
 from PIL import Image
-from robustness_report import write_report
 from trees import files_below
 
 SMALLEST_PX = 256
@@ -61,9 +59,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=6, metavar="N", help="how many of them, chosen by --seed (6)")
     parser.add_argument("--seed", default="1", help="which of them")
     parser.add_argument("--ways", default="", metavar="REGEX", help="only ways to copy or edit whose names match")
-    parser.add_argument("--collection", type=Path, metavar="DIR", help="keep all files there, labelled for evaluate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every pair to this file")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write evaluation.md there; plots want matplotlib")
     options = parser.parse_args()
     if not options.folder.is_dir():
         parser.error(f"not a folder: {options.folder}")
@@ -71,17 +67,11 @@ def main() -> int:
     if not sources:
         print("scripts/robustness: no photo of a fitting size there", file=sys.stderr)
         return 1
-    kept = options.collection
     with tempfile.TemporaryDirectory(prefix="dedupfs-robustness-") as scratch:
-        target = kept if kept is not None else Path(scratch)
-        pairs = measure(sources, target / "variants", options.ways)
-        if kept is not None:
-            label(pairs, sources, target)
+        pairs = measure(sources, Path(scratch), options.ways)
     print_pairs(pairs)
     if options.json:
         options.json.write_text(json.dumps([asdict(pair) for pair in pairs], indent=1) + "\n")
-    if options.report:
-        write_report([asdict(pair) for pair in pairs], options.report)
     return 1 if any(pair.outcome.merged and not pair.wanted for pair in pairs) else 0
 
 
@@ -123,30 +113,6 @@ def make(task: Task) -> list[tuple[str, Path]]:
 
 def judge(files: tuple[Path, Path]) -> Outcome:
     return compare(*files)
-
-
-_RELATIONS = (("resize", "resized"), ("thumbnail", "resized"), ("messenger", "resized"), ("format", "format"),
-              ("metadata", "identical"), ("turned", "identical"), ("lossless", "identical"))  # fmt: skip
-
-
-def label(pairs: list[Pair], sources: list[Path], target: Path) -> None:
-    """Write the labels that make a collection for scripts/evaluate of what was made."""
-    by_name = {(way.family, way.tool, way.strength): way for way in ways()}
-    originals = {source.name: source for source in sources}
-    with (target / "variants" / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(("a", "b", "relation", "note"))
-        for pair in pairs:
-            source = originals[pair.source]
-            way: Way = by_name[pair.family, pair.tool, pair.strength]
-            folder = target / "variants" / source.stem
-            original = folder / f"original{source.suffix}"
-            if not original.exists():
-                shutil.copy2(source, original)
-            relation = next((name for start, name in _RELATIONS if pair.family.startswith(start)), "recompressed")
-            paths = (original, folder / (way.name + way.suffix))
-            names = [path.relative_to(target).as_posix() for path in paths]
-            rows.writerow((*names, relation if pair.wanted else "different-but-similar", way.name))
 
 
 def print_pairs(pairs: list[Pair]) -> None:
