@@ -35,7 +35,7 @@ def main() -> int:
     options = _parser().parse_args()
     if not options.folder.is_dir():
         _parser().error(f"not a folder: {options.folder}")
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # file names can hold any byte
+    sys.stdout.reconfigure(errors="replace", line_buffering=True)  # type: ignore[union-attr]  # file names can hold any byte
     try:
         with tempfile.TemporaryDirectory(prefix="dedupfs-evaluate-made-") as scratch:
             results = _run(options, options.folder.resolve(), options.keep or Path(scratch))
