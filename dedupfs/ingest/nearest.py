@@ -20,7 +20,7 @@ _FIRST_ROWS = 1024
 class NearestIndex:
     """Clusters by their fingerprints; a cluster's number is its row and is never used twice.
 
-    What is more than `radius_bits` apart is not found: COMPLETE_RADIUS_BITS, as in a volume, or another threshold to try.
+    What is more than `radius_bits` apart is not found: COMPLETE_RADIUS_BITS, as in a volume, or another to try.
     """
 
     def __init__(self, radius_bits: int = COMPLETE_RADIUS_BITS) -> None:
