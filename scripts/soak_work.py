@@ -9,6 +9,7 @@ import io
 import mmap
 import os
 import random
+import struct
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,10 @@ _XATTR = "user.soak"
 _CEILING_FACTOR = 2
 """Times the ceilings for photos: drawn pictures have harder edges and fuller colours. Of 60 renditions of versions as
 coarse as quality 50 the worst had 18 in fine chroma, where the ceiling for photos is 12; dedupfs measures the same."""
+
+
+UNREADABLE = (OSError, SyntaxError, ValueError, KeyError, EOFError, struct.error)
+"""What Pillow raises for a broken file; a PNG with a damaged chunk is a SyntaxError."""
 
 
 class DifferenceError(Exception):
@@ -107,7 +112,7 @@ class Worker:
         try:
             with Image.open(self._model / name) as stored:
                 picture = stored.convert("RGB")
-        except OSError:
+        except UNREADABLE:
             # An edit has made it a file that does not decode.
             return
         share = self._random.choice([1.0, 1.0, 0.75, 0.5, 0.33])
@@ -285,7 +290,7 @@ class Worker:
             return f"{len(data)} bytes, and not the {len(written)} that were written"
         try:
             comparison, problems = compare_pictures(io.BytesIO(written), io.BytesIO(data))
-        except OSError as exc:
+        except UNREADABLE as exc:
             return f"other bytes than were written, and no picture ({exc})"
         if problems or comparison is None:
             return "; ".join(problems)

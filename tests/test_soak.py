@@ -71,3 +71,14 @@ def test_a_picture_that_looks_otherwise_is_no_rendition(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(one)) as picture:
         again = encoded(picture, ".jpg", 90)
     assert worker._unlike("x.jpg", one, again.ljust(len(one), b"\0")) is None
+
+
+def test_a_picture_broken_by_an_edit_gives_no_version(worker: Worker, tmp_path: Path) -> None:
+    """Pillow has a SyntaxError for a PNG with a damaged chunk, and an OSError for one that is cut short."""
+    data = bytearray(encoded(Image.effect_noise((400, 400), 80).convert("RGB"), ".png", 80))
+    data[data.rindex(b"IDAT")] ^= 0x80
+    for folder in ("mount", "model"):
+        (tmp_path / folder / "user 1" / "folder 0" / "edited.png").write_bytes(data)
+    worker._names = ["folder 0/edited.png"]
+    worker._add_version()
+    assert worker._names == ["folder 0/edited.png"]
