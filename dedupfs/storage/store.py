@@ -237,11 +237,10 @@ class Store:
             return
         self._gathered.merge(transaction.changes)
         part = _Part(transaction.changes, transaction.counted)
-        if self._failure is not None and self._gathered_parts and self._gathered_parts[-1].records < PIECE_RECORDS:
+        self._gathered_parts.append(part)
+        if self._failure is not None:
             # Nobody knows for how long the disk stays full, and a value that is replaced here can go.
-            self._gathered_parts[-1].merge(part)
-        else:
-            self._gathered_parts.append(part)
+            self._gathered_parts[-2:] = _pieces(self._gathered_parts[-2:])
         for table, changes in transaction.changes.tables.items():
             if table.sealed:
                 for key in changes:
@@ -301,6 +300,9 @@ class Store:
         """Write the batch in steps that end between two transactions, for a disk without room for all at once.
 
         What a deletion frees helps the ones behind it. Raises as `Engine.apply` does, with what is left as the batch.
+
+        A transaction that has no room by itself and does nothing but let go of chunks lets go of them in steps, after
+        all the rest: a crash in between leaves chunks that nothing names, which take room until a repair, and no harm.
         """
         left = _pieces(self._leaving_parts)
         try:
@@ -310,7 +312,14 @@ class Store:
                     for name, delta in piece.counted.items():
                         counters[name] = counters.get(name, 0) + delta
                     piece.changes.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(counters))
-                self.engine.apply(self._sealed(piece.changes))
+                try:
+                    self.engine.apply(self._sealed(piece.changes))
+                except StoreFullError:
+                    steps = _steps(piece)
+                    if len(steps) == 1:
+                        raise
+                    left[:1] = steps
+                    continue
                 self._durable_counters = counters
                 del left[0]
         except StoreError:
@@ -482,3 +491,27 @@ def _pieces(parts: list[_Part]) -> list[_Part]:
         else:
             pieces.append(part)
     return pieces
+
+
+def _steps(part: _Part) -> list[_Part]:
+    """Return a transaction in steps where it only lets go of chunks, and as it is otherwise."""
+    tables = part.changes.tables
+    puts = (value for table in (records.CHUNKS, records.CONTENTS) for value in tables.get(table, {}).values())
+    chunks = sorted(tables.get(records.CHUNKS, {}).keys() | tables.get(records.CHUNK_REFS, {}).keys())
+    if not chunks or part.records <= PIECE_RECORDS or any(value is not None for value in puts):
+        return [part]
+    rest = _Batch()
+    for table, changes in tables.items():
+        if table not in (records.CHUNKS, records.CHUNK_REFS):
+            for key, value in changes.items():
+                rest.put(table, key, value)
+    steps = [_Part(rest, part.counted)]
+    for at in range(0, len(chunks), PIECE_RECORDS // 2):
+        step = _Batch()
+        for table in (records.CHUNKS, records.CHUNK_REFS):
+            changes = tables.get(table, {})
+            for key in chunks[at : at + PIECE_RECORDS // 2]:
+                if key in changes:
+                    step.put(table, key, changes[key])
+        steps.append(_Part(step, {}))
+    return steps

@@ -124,6 +124,32 @@ def test_any_number_of_deletions_together_takes_place_on_a_full_disk(store: Stor
     assert store.counters["files"] == -2000
 
 
+def test_the_removal_of_a_large_file_takes_place_on_a_full_disk(store: Store, tiny_disk: Path) -> None:
+    """One transaction that changes more pages than the reserve holds: its chunks go after all the rest, in pieces."""
+    enlarge(tiny_disk)
+    choice = random.Random(1)
+    chunk_ids = [choice.randbytes(32) for _ in range(6000)]
+    with store.transaction() as transaction:
+        transaction.put(records.CONTENTS, b"content", b"a list of chunks")
+        for chunk in chunk_ids:
+            transaction.put(records.CHUNKS, chunk, bytes(700))
+            transaction.put(records.CHUNK_REFS, chunk, b"two users")
+    store.commit()
+    fill(tiny_disk)
+    with store.transaction() as transaction:
+        transaction.delete(records.CONTENTS, b"content")
+        for chunk in chunk_ids[:1500]:
+            transaction.delete(records.CHUNKS, chunk)
+            transaction.delete(records.CHUNK_REFS, chunk)
+        for chunk in chunk_ids[1500:3000]:
+            transaction.put(records.CHUNK_REFS, chunk, b"one user")
+        transaction.count("chunks", -1500)
+    store.commit()
+    assert (len(store.keys(records.CHUNKS)), len(store.keys(records.CHUNK_REFS))) == (4500, 4500)
+    assert store.keys(records.CONTENTS) == []
+    assert store.get(records.CHUNK_REFS, chunk_ids[1500]) == b"one user"
+
+
 def test_a_disk_that_was_full_for_a_moment_is_no_broken_disk(
     store: Store, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
