@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dedupfs.crypto.keys import Keyring
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
 from dedupfs.storage import records
+from dedupfs.storage.batches import Batch, Changes, Part, pieces, steps_of
 from dedupfs.storage.engine import Change, Engine
 from dedupfs.storage.records import Table
 
@@ -28,15 +29,10 @@ log = logging.getLogger(__name__)
 
 GROUP_SECONDS = 1.0
 GROUP_BYTES = 32 << 20
-PIECE_RECORDS = 64
-"""On a full disk so many records go together, where all at once have no room: each may take a page or two until the
-commit after the next, and the engine keeps a mebibyte for that."""
 _LARGE_BYTES = 4096
 """Room for values from here on is set aside when they are accepted; for the others there is the engine's reserve."""
 _CACHED_RECORDS = 50_000
 _COUNTERS_KEY = b"counters"
-
-_Changes = dict[bytes, bytes | None]
 
 
 class Store:
@@ -57,10 +53,11 @@ class Store:
         self.lock = threading.RLock()
         self._group_seconds = group_seconds
         self._group_bytes = group_bytes
-        self._gathered = _Batch()
-        self._leaving = _Batch()
-        self._gathered_parts: list[_Part] = []
-        self._leaving_parts: list[_Part] = []
+        self._gathered = Batch()
+        self._leaving = Batch()
+        self._gathered_parts: list[Part] = []
+        self._leaving_parts: list[Part] = []
+        self._parts_bytes = 0
         self._generation = 0
         self._leaving_generation = 0
         self._durable_generation = 0
@@ -117,7 +114,7 @@ class Store:
             found: dict[bytes, bytes] = {}
             with self.engine.snapshot() as snapshot:
                 for prefix in prefixes or (b"",):
-                    changes: _Changes = {}
+                    changes: Changes = {}
                     for batch in reversed(self._batches()):
                         changes.update(batch.group(table, prefix))
                     stored = snapshot.scan(table.name, prefix)
@@ -134,7 +131,7 @@ class Store:
     def keys(self, table: Table) -> list[bytes]:
         """Return all keys of a table, in order, without opening the values."""
         with self.lock:
-            changes: _Changes = {}
+            changes: Changes = {}
             for batch in reversed(self._batches()):
                 changes.update(batch.group(table, b""))
             with self.engine.snapshot() as snapshot:
@@ -227,7 +224,7 @@ class Store:
 
     # Inside
 
-    def _batches(self) -> list[_Batch]:
+    def _batches(self) -> list[Batch]:
         """Return what is not with the engine yet, latest first; under the lock."""
         own = [] if self._transaction is None else [self._transaction.changes]
         return [*own, self._gathered, self._leaving]
@@ -236,11 +233,16 @@ class Store:
         if not transaction.changes.tables and not transaction.counted:
             return
         self._gathered.merge(transaction.changes)
-        part = _Part(transaction.changes, transaction.counted)
+        part = Part(transaction.changes, transaction.counted)
         self._gathered_parts.append(part)
         if self._failure is not None:
             # Nobody knows for how long the disk stays full, and a value that is replaced here can go.
-            self._gathered_parts[-2:] = _pieces(self._gathered_parts[-2:])
+            self._gathered_parts[-2:] = pieces(self._gathered_parts[-2:])
+        self._parts_bytes += transaction.changes.size_bytes
+        if self._parts_bytes > self._gathered.size_bytes + self._group_bytes:
+            # Somebody writes the same bytes again and again, and what was replaced before the commit is still here.
+            self._gathered_parts = pieces(self._gathered_parts, limit_records=None)
+            self._parts_bytes = self._gathered.size_bytes
         for table, changes in transaction.changes.tables.items():
             if table.sealed:
                 for key in changes:
@@ -260,14 +262,15 @@ class Store:
                 self._gathered.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._counters))
                 self._has_counted = False
             if not self._leaving.tables:
-                self._leaving, self._gathered = self._gathered, _Batch()
+                self._leaving, self._gathered = self._gathered, Batch()
             else:
                 # The last attempt failed; what has come since goes along.
                 self._leaving.merge(self._gathered)
-                self._gathered = _Batch()
+                self._gathered = Batch()
             self._leaving_generation = self._generation
             self._leaving_parts += self._gathered_parts
             self._gathered_parts = []
+            self._parts_bytes = 0
             self._leaving_counters = dict(self._counters)
             leaving = self._leaving
         try:
@@ -292,7 +295,7 @@ class Store:
                 if table.sealed:
                     for key, value in changes.items():
                         self._remember((table.name, key), value)
-            self._leaving = _Batch()
+            self._leaving = Batch()
             self._leaving_parts = []
             self._durable_counters = self._leaving_counters
 
@@ -304,7 +307,7 @@ class Store:
         A transaction that has no room by itself and does nothing but let go of chunks lets go of them in steps, after
         all the rest: a crash in between leaves chunks that nothing names, which take room until a repair, and no harm.
         """
-        left = _pieces(self._leaving_parts)
+        left = pieces(self._leaving_parts)
         try:
             while left:
                 piece, counters = left[0], dict(self._durable_counters)
@@ -315,7 +318,7 @@ class Store:
                 try:
                     self.engine.apply(self._sealed(piece.changes))
                 except StoreFullError:
-                    steps = _steps(piece)
+                    steps = steps_of(piece)
                     if len(steps) == 1:
                         raise
                     left[:1] = steps
@@ -325,7 +328,7 @@ class Store:
         except StoreError:
             with self.lock:
                 self._leaving_parts = left
-                self._leaving = _Batch()
+                self._leaving = Batch()
                 for part in left:
                     self._leaving.merge(part.changes)
                 self._leaving.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._leaving_counters))
@@ -336,7 +339,7 @@ class Store:
         own = self._transaction.changes.size_bytes if self._transaction is not None else 0
         self.engine.set_aside(self.waiting_bytes + own + size_bytes)
 
-    def _sealed(self, batch: _Batch) -> Iterator[Change]:
+    def _sealed(self, batch: Batch) -> Iterator[Change]:
         for table, changes in batch.tables.items():
             for key, value in sorted(changes.items()):
                 if value is not None and table.sealed:
@@ -352,7 +355,7 @@ class Store:
         self,
         table: Table,
         stored: Iterable[tuple[bytes, bytes]],
-        changes: _Changes,
+        changes: Changes,
         damaged: Callable[[bytes, IntegrityError], None] | None,
         *,
         keep: bool,
@@ -404,7 +407,7 @@ class Transaction:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.changes = _Batch()
+        self.changes = Batch()
         self.counted: dict[str, int] = {}
         self.notices: list[Callable[[], None]] = []
 
@@ -434,84 +437,3 @@ class Transaction:
         number = records.decode_number(stored) if stored else 1
         self.put(records.VOLUME, key, records.encode_number(number + 1))
         return number
-
-
-class _Batch:
-    """Changes on their way to the engine, kept by table and, where a table is asked by group, by group too."""
-
-    def __init__(self) -> None:
-        self.tables: dict[Table, _Changes] = {}
-        self.size_bytes = 0
-        self._groups: dict[tuple[Table, bytes], _Changes] = {}
-
-    def put(self, table: Table, key: bytes, value: bytes | None) -> None:
-        changes = self.tables.setdefault(table, {})
-        if key in changes:
-            self.size_bytes -= len(key) + len(changes[key] or b"")
-        changes[key] = value
-        self.size_bytes += len(key) + len(value or b"")
-        if table.group_bytes:
-            self._groups.setdefault((table, key[: table.group_bytes]), {})[key] = value
-
-    def group(self, table: Table, prefix: bytes) -> _Changes:
-        if not prefix:
-            return self.tables.get(table, {})
-        assert len(prefix) == table.group_bytes
-        return self._groups.get((table, prefix), {})
-
-    def merge(self, later: _Batch) -> None:
-        for table, changes in later.tables.items():
-            for key, value in changes.items():
-                self.put(table, key, value)
-
-
-class _Part:
-    """What one transaction, or some in a row, changed and counted."""
-
-    def __init__(self, changes: _Batch, counted: dict[str, int]) -> None:
-        self.changes = changes
-        self.counted = counted
-
-    @property
-    def records(self) -> int:
-        return sum(map(len, self.changes.tables.values()))
-
-    def merge(self, later: _Part) -> None:
-        self.changes.merge(later.changes)
-        for name, delta in later.counted.items():
-            self.counted[name] = self.counted.get(name, 0) + delta
-
-
-def _pieces(parts: list[_Part]) -> list[_Part]:
-    """Return parts in the same order, small ones in a row put together."""
-    pieces: list[_Part] = []
-    for part in parts:
-        if pieces and pieces[-1].records + part.records <= PIECE_RECORDS:
-            pieces[-1].merge(part)
-        else:
-            pieces.append(part)
-    return pieces
-
-
-def _steps(part: _Part) -> list[_Part]:
-    """Return a transaction in steps where it only lets go of chunks, and as it is otherwise."""
-    tables = part.changes.tables
-    puts = (value for table in (records.CHUNKS, records.CONTENTS) for value in tables.get(table, {}).values())
-    chunks = sorted(tables.get(records.CHUNKS, {}).keys() | tables.get(records.CHUNK_REFS, {}).keys())
-    if not chunks or part.records <= PIECE_RECORDS or any(value is not None for value in puts):
-        return [part]
-    rest = _Batch()
-    for table, changes in tables.items():
-        if table not in (records.CHUNKS, records.CHUNK_REFS):
-            for key, value in changes.items():
-                rest.put(table, key, value)
-    steps = [_Part(rest, part.counted)]
-    for at in range(0, len(chunks), PIECE_RECORDS // 2):
-        step = _Batch()
-        for table in (records.CHUNKS, records.CHUNK_REFS):
-            changes = tables.get(table, {})
-            for key in chunks[at : at + PIECE_RECORDS // 2]:
-                if key in changes:
-                    step.put(table, key, changes[key])
-        steps.append(_Part(step, {}))
-    return steps

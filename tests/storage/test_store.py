@@ -508,3 +508,16 @@ def eventually(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def test_what_is_replaced_before_a_commit_takes_no_room(engine: FaultyEngine, keyring: Keyring) -> None:
+    """Batches are kept in parts for a disk that turns out to be full; they must not keep what is gone since."""
+    opened = Store(engine, keyring, group_seconds=3600, group_bytes=10_000)
+    engine.passing.clear()
+    for _ in range(100):
+        with opened.transaction() as transaction:
+            transaction.put(records.CHUNKS, b"key", bytes(1000))
+    held = sum(part.changes.size_bytes for part in opened._gathered_parts)
+    engine.passing.set()
+    opened.close()
+    assert held < 12_000
