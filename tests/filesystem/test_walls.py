@@ -16,6 +16,7 @@ from crashtest_workload import Workload
 
 from dedupfs.errors import StoreError, StoreFullError
 from dedupfs.model import Policy
+from dedupfs.storage.batches import PIECE_RECORDS
 from dedupfs.storage.engine import Change, Engine
 from dedupfs.storage.metadata import ROOT
 from tests.filesystem.core import Core, rendition_of, sketch
@@ -47,6 +48,21 @@ class CappedEngine(FaultyEngine):
         return self.room_bytes
 
 
+class NarrowEngine(FaultyEngine):
+    """Another engine on a full disk: it takes small batches, and of those so many, then nothing more."""
+
+    def __init__(self, engine: Engine, batches: int) -> None:
+        super().__init__(engine)
+        self._batches = batches
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """See Engine."""
+        batch = list(changes)
+        if len(batch) > PIECE_RECORDS + 1 or len(self.applied) == self._batches:
+            raise StoreFullError("no space left")
+        super().apply(batch)
+
+
 @contextmanager
 def failing(core: Core, failure: StoreError) -> Iterator[FaultyEngine]:
     """Let no commit succeed inside the block."""
@@ -69,7 +85,7 @@ def test_a_disk_that_fails_for_a_while_loses_nothing(
     """Whatever is done meanwhile: each fsync says so, and afterwards everything is as if nothing had happened."""
     directory = make_volume(tmp_path / "volume", policy)
     core = Core(directory, InlinePool())
-    stream, ledger = Workload(f"walls {seed}"), Ledger({})
+    stream, ledger = Workload(f"walls {seed}"), Ledger({}, policy)
     folder = CoreFolder(core.filesystem)
     try:
         for number in range(70):
@@ -93,6 +109,34 @@ def test_a_disk_that_fails_for_a_while_loses_nothing(
     again = Core(directory, InlinePool())
     assert ledger.explain(CoreFolder(again.filesystem).read_all()) is not None
     again.filesystem.close()
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_the_power_may_fail_between_the_pieces_of_a_commit(tmp_path: Path, batches: int) -> None:
+    """A batch that has no room as a whole is written in pieces; each leaves the volume as it was after an operation."""
+    directory = make_volume(tmp_path / "volume", Policy.VERIFIED)
+    core = Core(directory, InlinePool())
+    folder, ledger = CoreFolder(core.filesystem), Ledger({})
+    stream = Workload(f"pieces {batches}")
+    operations = [operation for operation in (stream.next() for _ in range(90)) if operation.kind not in DURABLE]
+    core.volume.store.engine = engine = NarrowEngine(core.volume.store.engine, batches)
+    # Nothing is committed before all of it waits.
+    engine.failure = StoreFullError("full")
+    for operation in operations:
+        base: list[bytes] = []
+        folder.perform(operation, base.append)
+        ledger.note(operation, ended=True, base=base[0] if base else None)
+    folder.let_go()
+    core.pipeline.wait_idle()
+    engine.failure = None
+    with suppress(StoreFullError):
+        core.volume.store.commit()
+    assert len(engine.applied) >= batches
+    core.crash()
+    core = Core(directory, InlinePool())
+    assert core.problems() == []
+    assert ledger.explain(CoreFolder(core.filesystem).read_all()) is not None
+    core.filesystem.close()
 
 
 @pytest.mark.parametrize("crash", [False, True])
