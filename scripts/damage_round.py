@@ -31,10 +31,11 @@ from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import InodeNo, Policy
 from dedupfs.storage import repair
 from dedupfs.storage.check import check
+from dedupfs.storage.header import BACKUP_FILE, HEADER_FILE
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Config
 from dedupfs.storage.report import Report
-from dedupfs.storage.volume import Volume, create_volume, open_volume, unlock
+from dedupfs.storage.volume import Volume, create_volume, open_volume, rebuild_database, unlock
 
 _PASSPHRASE = b"specimen"
 _SIDE_PX = 320
@@ -77,7 +78,8 @@ def make_specimen(folder: Path, photos: Path) -> Specimen:
     environment = lmdb.open(str(grown), max_dbs=64, readonly=True)
     environment.copy(str(directory), compact=True)
     environment.close()
-    shutil.copy(grown / "volume.json", directory)
+    for name in (HEADER_FILE, BACKUP_FILE):
+        shutil.copy(grown / name, directory)
     return Specimen(directory, key, expected)
 
 
@@ -190,7 +192,8 @@ def examine(directory: Path, specimen: Specimen) -> dict[str, Any]:
 
 
 def mend(directory: Path, specimen: Specimen) -> dict[str, Any]:
-    """Repair, check again, and read everything."""
+    """Repair as `check --repair` does, check again, and read everything."""
+    rebuild_database(directory, specimen.key)
     volume = open_volume(directory, specimen.key, whatever_state=True)
     try:
         planned = repair.plan(volume, check(volume, data=True).readout)
