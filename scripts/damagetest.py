@@ -79,9 +79,7 @@ def run_round(folder: Path, specimen: Specimen, seed: int) -> tuple[str, set[str
     found: set[str] = set()
     told: list[str] = []
     for step, function in STEPS.items():
-        directory = folder / "round"
-        directory.mkdir()
-        shutil.copy(specimen.directory / "volume.json", directory)
+        directory = Path(shutil.copytree(specimen.directory, folder / "round"))
         (directory / "data.mdb").write_bytes(damaged)
         answers[step] = apart(function, directory, specimen)
         shutil.rmtree(directory)
