@@ -8,6 +8,7 @@ from dedupfs.filesystem.filesystem import FileSystem
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.workers import WorkerPool
+from dedupfs.model import Policy
 from dedupfs.storage.volume import Volume
 
 _RENDER_WORKERS = 1
@@ -21,13 +22,18 @@ def open_filesystem(volume: Volume, *, render_workers: int = _RENDER_WORKERS) ->
     Raises:
         StoreError, IntegrityError: the volume cannot be brought into order.
     """
-    renderer = Renderer(volume.contents, WorkerPool(render_workers))
-    pipeline = Pipeline(volume, WorkerPool(processors()), renderer)
+    render_pool = WorkerPool(render_workers)
+    renderer = Renderer(volume.contents, render_pool)
+    pool = WorkerPool(processors(), beside=render_pool)
+    if not volume.store.read_only and volume.config.policy is not Policy.OFF:
+        pool.prepare()
+    pipeline = Pipeline(volume, pool, renderer)
     try:
         filesystem = FileSystem(volume, pipeline, renderer)
         renderer.tell_of_other_libraries()
         return filesystem
     except BaseException:
+        render_pool.close()
         volume.close()
         raise
 

@@ -1,17 +1,21 @@
 """The worker process: decodes, compares and encodes pictures, apart from the mount and its keys.
 
-Started by `workers`, it takes jobs from standard input and answers on standard output until the input ends. It never
-sees the volume, and limits its own memory, so that a bomb ends here.
+Started by `forkserver`, it takes jobs from the socket in the place of standard input, and answers there, until the
+other side closes it. It never sees the volume, and limits its own memory, so that a bomb ends here.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import signal
+
+# The parts of scipy that jobs load when they first need them: here once for all workers.
+import scipy.fftpack
+import scipy.ndimage
+import scipy.sparse  # noqa: F401
 
 from dedupfs.errors import UndecodableError, UnfitPictureError, WorkerError
-from dedupfs.ingest import jobs, wire
+from dedupfs.ingest import forkserver, jobs, wire
 
 MEMORY_LIMIT_BYTES = 3 << 30
 """Address space; a comparison at the pixel limit of `decode` needs about half of it."""
@@ -26,18 +30,16 @@ _JOBS = {
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Fork workers until the mount wants no more."""
+    forkserver.serve(work)
+
+
+def work() -> None:
+    """Serve until the socket ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    # A core file would put pixels on the disk in the clear.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
-    # Ctrl-C in a terminal reaches the whole group; the mount decides when its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    # Whatever a library prints must not end up between the answers.
-    os.dup2(2, 1)
-    wire.write(answers, "ready")
+    answers = os.fdopen(os.dup(0), "wb")
     while True:
         try:
             name, arguments = wire.read(requests)

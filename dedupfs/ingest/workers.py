@@ -1,39 +1,40 @@
 """Worker processes: run picture jobs where a crash, a hang or a bomb costs one job and nothing else.
 
-Workers are fresh Python processes, not forks of the mount, so they hold neither its keys nor its locks; their
-environment carries nothing but what Python needs. A worker that fails is replaced before the next job. A pool may be
-used from any thread; a call waits for a free worker.
+Workers come from a fork server, which is a fresh Python process, so that they hold neither keys nor locks of the mount
+(see `forkserver`). A worker that fails is replaced before the next job. A pool may be used from any thread; a call
+waits for a free worker.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import contextlib
 import queue
-import subprocess
-import sys
 import threading
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from dedupfs.errors import UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
 from dedupfs.ingest import wire
-
-log = logging.getLogger(__name__)
+from dedupfs.ingest.forkserver import ForkServer
 
 JOB_SECONDS = 60.0
 """Longest time for one job; the largest pictures that are compared at all take a few seconds."""
-_START_SECONDS = 60.0
 _ATTEMPTS = 2
 """A job whose worker ended is tried once more in a fresh one: the kernel ends processes for the memory that others
 took, too. A job that took too long is not, as that would take as long again."""
-_KEPT_ENVIRONMENT = ("PATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 
 
 class WorkerPool:
     """A fixed number of worker processes, started when first needed."""
 
-    def __init__(self, workers: int, *, job_seconds: float = JOB_SECONDS) -> None:
+    def __init__(self, workers: int, *, job_seconds: float = JOB_SECONDS, beside: WorkerPool | None = None) -> None:
+        """Make a pool without any process yet.
+
+        Args:
+            beside: a pool that is closed later, to share its fork server.
+        """
         self._job_seconds = job_seconds
+        self.server: ForkServer = ForkServer() if beside is None else beside.server
+        self._owns_server = beside is None
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._closed = False
         self._workers = workers
@@ -44,6 +45,11 @@ class WorkerPool:
     def workers(self) -> int:
         """The number of jobs that can run at once."""
         return self._workers
+
+    def prepare(self) -> None:
+        """Have the libraries of the workers loaded in the background, so that the first job does not wait for that."""
+        with contextlib.suppress(WorkerStartError):  # The first job will say so.
+            self.server.start()
 
     def call(self, job: str, *arguments: object) -> Any:
         """Run a job of `worker` and return its result.
@@ -63,7 +69,7 @@ class WorkerPool:
                     worker.kill()
                     worker = None
                 if worker is None:
-                    worker = _Worker()
+                    worker = _Worker(self.server)
                 try:
                     verdict, value = worker.run(job, arguments, self._job_seconds)
                     break
@@ -92,37 +98,21 @@ class WorkerPool:
             if worker is not None:
                 worker.kill()
             self._idle.put(None)
+        if self._owns_server:
+            self.server.close()
 
 
 class _Worker:
     """One process. `is_overdue` once it has been killed for taking too long, if only just after its answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: ForkServer) -> None:
         self.is_overdue = False
-        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        # The same packages as here, wherever this process was started.
-        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-        # One job keeps one core busy; the pool decides how many run.
-        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dedupfs.ingest.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                cwd="/",
-            )
-        except OSError as exc:
-            raise WorkerStartError(f"no worker process could be started: {exc}") from exc
-        try:
-            self._exchange(None, _START_SECONDS)
-        except WorkerError as exc:
-            self.kill()
-            raise WorkerStartError("a worker process ended before it was ready") from exc
+        self._child = server.fork()
+        self._requests = self._child.connection.makefile("wb")
+        self._answers = self._child.connection.makefile("rb")
 
     def is_alive(self) -> bool:
-        return not self.is_overdue and self._process.poll() is None
+        return not self.is_overdue and self._child.is_alive()
 
     def run(self, job: str, arguments: tuple[object, ...], seconds: float) -> tuple[str, Any]:
         answer = self._exchange([job, list(arguments)], seconds)
@@ -133,14 +123,13 @@ class _Worker:
         return verdict, value
 
     def _exchange(self, request: object, seconds: float) -> Any:
-        """Send a request, if there is one, and wait for an answer; a process that takes too long is killed."""
+        """Send a request and wait for the answer; a process that takes too long is killed."""
         watchdog = threading.Timer(seconds, self._end)
         watchdog.daemon = True
         watchdog.start()
         try:
-            if request is not None:
-                wire.write(cast("BinaryIO", self._process.stdin), request)
-            return wire.read(cast("BinaryIO", self._process.stdout))
+            wire.write(self._requests, request)
+            return wire.read(self._answers)
         except (OSError, ValueError) as exc:
             raise WorkerError("the worker process ended") from exc
         finally:
@@ -150,14 +139,11 @@ class _Worker:
 
     def _end(self) -> None:
         self.is_overdue = True
-        self._process.kill()
+        self._child.kill()
 
     def kill(self) -> None:
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:
-                    log.debug("a pipe to a worker was broken already", exc_info=True)
-        self._process.wait()
+        self._child.kill()
+        for stream in (self._requests, self._answers, self._child.connection):
+            # What could not be sent cannot be flushed either.
+            with contextlib.suppress(OSError):
+                stream.close()

@@ -52,7 +52,7 @@ def bomb():
 
 
 def talk_nonsense():
-    os.write(ANSWERS, b"nonsense" * 100)
+    os.write(0, b"nonsense" * 100)
 
 
 def answer_too_much():
@@ -89,8 +89,6 @@ def pid():
     return os.getpid()
 
 
-# The worker duplicates its output before it hides it, and the copy is the next free descriptor.
-ANSWERS = os.dup(1)
 worker._JOBS = {name: value for name, value in globals().items() if callable(value) and name.islower()}
 worker.main()
 """
@@ -107,7 +105,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool
         assert command == [sys.executable, "-m", "dedupfs.ingest.worker"]
         return popen([sys.executable, str(module)], **options)
 
-    monkeypatch.setattr("dedupfs.ingest.workers.subprocess.Popen", start)
+    monkeypatch.setattr("dedupfs.ingest.forkserver.subprocess.Popen", start)
     pool = WorkerPool(1, job_seconds=5)
     yield pool
     pool.close()
@@ -181,8 +179,31 @@ def test_a_worker_that_died_between_jobs_costs_nothing(pool: WorkerPool) -> None
     """The kernel may have killed it for its memory; the next picture is not to blame."""
     pid = pool.call("pid")
     os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    while "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.01)
     assert pool.call("pid") != pid
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_fork_server_that_died_costs_nothing(pool: WorkerPool) -> None:
+    pid = pool.call("pid")
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+        time.sleep(0.01)
+    assert pool.call("pid") != pid
+
+
+def test_pools_share_a_fork_server(pool: WorkerPool) -> None:
+    def parent(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+
+    other = WorkerPool(1, beside=pool)
+    first, second = pool.call("pid"), other.call("pid")
+    assert first != second
+    assert parent(first) == parent(second)
+    other.close()
+    assert not Path(f"/proc/{second}").exists()
+    assert pool.call("pid") == first
 
 
 def test_a_request_that_cannot_be_sent_does_no_harm(pool: WorkerPool) -> None:
