@@ -82,6 +82,16 @@ class Picture:
         return (self.height_px, self.width_px) if self.orientation >= 5 else (self.width_px, self.height_px)
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself before a pixel is decoded; width and height as they are stored."""
+
+    picture_format: PictureFormat
+    size_px: tuple[int, int]
+    orientation: int
+    mode: str
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn whatever Pillow raises over hostile bytes into UndecodableError; memory errors pass, warnings go."""
@@ -124,6 +134,17 @@ def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = Fa
             icc if isinstance(icc, bytes) else b"",
             stored_mode,
         )
+
+
+def header(data: bytes) -> Header:
+    """Read the header of a file.
+
+    Raises:
+        UnfitPictureError, UndecodableError: as `decode`, as far as the header tells.
+    """
+    with translated():
+        image, picture_format = _open(data)
+        return Header(picture_format, image.size, _orientation(image), image.mode)
 
 
 def planes(data: bytes) -> Image.Image:
@@ -215,6 +236,17 @@ def transposed(image: Image.Image, orientation: int) -> Image.Image:
     """Return the image turned as EXIF `orientation` (1 to 8) asks."""
     operation = TRANSPOSITIONS[orientation]
     return image if operation is None else image.transpose(operation)
+
+
+def composed(first: int, second: int) -> int:
+    """Return the EXIF orientation that turns as `first` and then `second`."""
+    probe = Image.frombytes("L", (3, 2), bytes(range(6)))
+    wanted = transposed(transposed(probe, first), second)
+    return next(
+        orientation
+        for orientation in range(1, 9)
+        if (made := transposed(probe, orientation)).size == wanted.size and made.tobytes() == wanted.tobytes()
+    )
 
 
 def _open(data: bytes) -> tuple[Image.Image, PictureFormat]:

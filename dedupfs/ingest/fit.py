@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
-from dedupfs.ingest import members, palette, sections
-from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, decode, transposed, upright
+from dedupfs.ingest import members, palette, replay, sections
+from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, header, upright
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.outcome import (
     LIMIT_FILTER,
@@ -97,18 +97,37 @@ def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool =
     Args:
         exact_only: give up early where the rendition will not be the member to the last byte.
     """
+    bases = _replay_bases(member, representative)
+    replayed = None if bases is None else replay.replayed(member, bases)
+    if replayed is not None and not _is_mostly_own(replayed.own, member):
+        return replayed
     try:
         picture = decode(member)
         opened = members.open_member(member, picture)
     except (UnfitPictureError, UndecodableError) as exc:
         return Misfit(REASON_FORMAT, None, note=str(exc))
     own = sections.pack(opened.sections)
-    if len(own) + RECIPE_ALLOWANCE_BYTES > MAX_OWN_SHARE * len(member):
+    if _is_mostly_own(own, member):
         return Misfit(REASON_OWN, None)
     try:
-        return _Search(member, picture, opened, own, representative, policy, exact_only).run()
+        return _Search(member, picture, opened, own, representative, policy, exact_only, bases).run()
     except (UnfitPictureError, UndecodableError) as exc:
         return Misfit(REASON_DECODE, None, note=str(exc))
+
+
+def _is_mostly_own(own: bytes, member: bytes) -> bool:
+    return len(own) + RECIPE_ALLOWANCE_BYTES > MAX_OWN_SHARE * len(member)
+
+
+def _replay_bases(member: bytes, representative: bytes) -> Bases | None:
+    """Return the representative as a copy that nobody has turned sees it, where both are JPEG."""
+    try:
+        mine, source = header(member), header(representative)
+    except (UnfitPictureError, UndecodableError):
+        return None
+    if mine.picture_format is not PictureFormat.JPEG or source.picture_format is not PictureFormat.JPEG:
+        return None
+    return Bases(representative, Treatment(composed(source.orientation, INVERSE_ORIENTATION[mine.orientation])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +151,7 @@ class _Search:
         representative: bytes,
         policy: Policy,
         exact_only: bool,
+        bases: Bases | None,
     ) -> None:
         self._member = member
         self._picture = picture
@@ -140,6 +160,7 @@ class _Search:
         self._representative = representative
         self._policy = policy
         self._exact_only = exact_only
+        self._bases = bases
         self._size_px = (picture.width_px, picture.height_px)
         self._steps = opened.steps
         self._source_steps = opened.steps
@@ -158,7 +179,8 @@ class _Search:
         self._source_steps = members.steps_of(self._representative, draft.picture_format)
         self._shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
         self._steps = self._opened.steps.beside(self._source_steps, self._shrink)
-        bases = Bases(self._representative, treatment)
+        known = self._bases
+        bases = known if known and known.treatment == treatment else Bases(self._representative, treatment)
         turned = treatment.orientation >= 5
         source_px = (draft.height_px, draft.width_px) if turned else (draft.width_px, draft.height_px)
         same = Scaling(Kernel.SAME)
@@ -275,7 +297,7 @@ class _Search:
         transparent = "A" in self._opened.mode
         mine = _preview(upright(self._picture), grid, transparent)
         tried: list[tuple[float, Treatment]] = []
-        orientation = _composed(draft.orientation, INVERSE_ORIENTATION[self._picture.orientation])
+        orientation = composed(draft.orientation, INVERSE_ORIENTATION[self._picture.orientation])
         for ground in self._grounds(draft):
             for colour in self._colours(draft):
                 image = treated(draft, Treatment(draft.orientation, ground, colour))
@@ -424,14 +446,3 @@ def _preview(
     """Return the picture on the grid; colour is weighted with alpha, and laid on white where both have some."""
     small = image.resize(grid, Image.Resampling.BILINEAR)
     return np.asarray((on_white(small) if laid_on_white else small).convert("RGB")).astype(np.int16)
-
-
-def _composed(first: int, second: int) -> int:
-    """Return the EXIF orientation that turns as `first` and then `second`."""
-    probe = Image.frombytes("L", (3, 2), bytes(range(6)))
-    wanted = transposed(transposed(probe, first), second)
-    return next(
-        orientation
-        for orientation in range(1, 9)
-        if (made := transposed(probe, orientation)).size == wanted.size and made.tobytes() == wanted.tobytes()
-    )

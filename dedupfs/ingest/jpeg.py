@@ -179,6 +179,15 @@ def split(data: bytes) -> JpegParts:
     return JpegParts(data[:start], data[start:end], data[end:], inside, _frame(data, segments))
 
 
+def first_scan(coded: bytes) -> bytes:
+    """Return the entropy-coded data of the first scan of a coded image. Raises UndecodableError."""
+    offset = 0
+    while (segment := _segment_at(coded, offset)).marker != _SOS:
+        offset = segment.end
+    body = _body(coded, segment)
+    return body[4 + 2 * body[0] :]
+
+
 def strip_to_coded(data: bytes) -> bytes:
     """Return the coded segments and EOI of a picture that an encoder has just made."""
     start = image_start(data)

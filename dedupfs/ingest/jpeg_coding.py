@@ -135,6 +135,11 @@ def visible_step(table: tuple[int, ...]) -> float:
     return sum(table[place] for place in jpeg.ZIGZAG[:10]) / 10
 
 
+def block_rows(coding: JpegCoding) -> int:
+    """Return how many rows of pixels of a colour picture are coded before the next ones begin."""
+    return 8 * _FACTORS[coding.subsampling][1]
+
+
 def fitted(
     image: Image.Image, coding: JpegCoding, sections: tuple[bytes, ...], size_bytes: int
 ) -> Iterator[tuple[bytes, bytes]]:

@@ -54,6 +54,10 @@ _PILLOW = {
     Kernel.HAMMING: Image.Resampling.HAMMING,
     Kernel.NEAREST: Image.Resampling.NEAREST,
 }
+PILLOW_FILTERS: dict[Kernel, Image.Resampling] = {
+    kernel: filter_ for kernel, filter_ in _PILLOW.items() if kernel is not Kernel.NEAREST
+}
+"""Those that `pillow_filters` knows."""
 # Not among them is the Gaussian of ImageMagick: with it copies at 60 % that somebody had blurred by 0.8 pixels passed.
 _FLOAT = {
     Kernel.FLOAT_AREA: kernels.AREA,

@@ -65,8 +65,8 @@ class Bases:
     """The representative decoded, treated and reduced in the ways that a search has asked for so far."""
 
     def __init__(self, representative: bytes, treatment: Treatment) -> None:
+        self.treatment = treatment
         self._representative = representative
-        self._treatment = treatment
         self._drafts: dict[int, tuple[Image.Image, tuple[float, float]]] = {}
 
     def __call__(self, scaling: Scaling) -> Base:
@@ -81,17 +81,17 @@ class Bases:
         return reduced(image, extent_px, scaling.reduction)
 
     def _decoded(self, draft: int) -> tuple[Image.Image, tuple[float, float]]:
-        if self._treatment.colour is Colour.PLANES:
+        if self.treatment.colour is Colour.PLANES:
             if draft != 1:
                 raise UnfitPictureError("samples as they are coded have one size")
-            coded = transposed(planes(self._representative), self._treatment.orientation)
+            coded = transposed(planes(self._representative), self.treatment.orientation)
             return coded, (float(coded.width), float(coded.height))
         draft_px = None
         if draft > 1:
             picture = decode(self._representative, (1, 1))
             draft_px = (picture.width_px // draft, picture.height_px // draft)
         picture = decode(self._representative, draft_px)
-        image = treated(picture, self._treatment)
+        image = treated(picture, self.treatment)
         width_px, height_px = picture.width_px / draft, picture.height_px / draft
-        turned = self._treatment.orientation >= 5
+        turned = self.treatment.orientation >= 5
         return image, (height_px, width_px) if turned else (width_px, height_px)
