@@ -84,9 +84,8 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself before a pixel is decoded; width and height as they are stored."""
+    """What a JPEG says of itself before a pixel is decoded; width and height as they are stored."""
 
-    picture_format: PictureFormat
     size_px: tuple[int, int]
     orientation: int
     mode: str
@@ -137,14 +136,14 @@ def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = Fa
 
 
 def header(data: bytes) -> Header:
-    """Read the header of a file.
+    """Read the header of a JPEG; to know the orientation of others, Pillow would have to decode them.
 
     Raises:
         UnfitPictureError, UndecodableError: as `decode`, as far as the header tells.
     """
     with translated():
-        image, picture_format = _open(data)
-        return Header(picture_format, image.size, _orientation(image), image.mode)
+        image, _ = _open(data)
+        return Header(image.size, _orientation(image), image.mode)
 
 
 def planes(data: bytes) -> Image.Image:

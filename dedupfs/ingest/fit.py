@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +17,16 @@ from PIL import Image
 from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
 from dedupfs.ingest import members, palette, replay, sections
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, header, upright
+from dedupfs.ingest.habits import LATELY, Habit
+from dedupfs.ingest.jpeg_coding import JpegCoding
+from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.outcome import (
     LIMIT_FILTER,
     LIMIT_GREY,
     LIMIT_PREVIEW,
     LIMIT_WINDOW,
+    NO_DIFFERENCE,
     REASON_ASPECT,
     REASON_DECODE,
     REASON_FORMAT,
@@ -35,11 +40,22 @@ from dedupfs.ingest.outcome import (
 )
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
 from dedupfs.ingest.rendition import in_mode
-from dedupfs.ingest.scaling import ROUNDED, Kernel, Scaling, candidates, geometries, refinements, scaled
+from dedupfs.ingest.scaling import (
+    ROUNDED,
+    Base,
+    Kernel,
+    Scaling,
+    candidates,
+    exact_window,
+    geometries,
+    refinements,
+    scaled,
+)
 from dedupfs.ingest.sketch import sketch
+from dedupfs.ingest.sniff import sniff
 from dedupfs.ingest.treatment import Bases, on_white, treated
 from dedupfs.ingest.verify import Steps, Verdict, local_excess, verify
-from dedupfs.ingest.windows import Window, inner, trimmed, windows_of
+from dedupfs.ingest.windows import Window, centre, inner, trimmed, windows_of
 from dedupfs.model import PictureFormat, Policy
 
 MAX_OWN_SHARE = 0.9
@@ -121,11 +137,11 @@ def _is_mostly_own(own: bytes, member: bytes) -> bool:
 
 def _replay_bases(member: bytes, representative: bytes) -> Bases | None:
     """Return the representative as a copy that nobody has turned sees it, where both are JPEG."""
+    if not sniff(member) is sniff(representative) is PictureFormat.JPEG:
+        return None
     try:
         mine, source = header(member), header(representative)
     except (UnfitPictureError, UndecodableError):
-        return None
-    if mine.picture_format is not PictureFormat.JPEG or source.picture_format is not PictureFormat.JPEG:
         return None
     return Bases(representative, Treatment(composed(source.orientation, INVERSE_ORIENTATION[mine.orientation])))
 
@@ -239,30 +255,38 @@ class _Search:
         They differ in how a JPEG's coefficients are rounded, and in whether the samples of a representative of the
         same size are taken as they are coded, as jpegtran and ffmpeg do.
         """
-        members_ = (usual.member, *usual.member.roundings)
-        found = [Finish(usual.treatment, usual.image, member) for member in members_]
-        coded = self._as_coded(usual.treatment, scaling)
-        if coded is not None:
-            treatment, image = coded
-            image = image if members_[1:] and image.mode != "L" else in_mode(image, usual.member.mode)
-            found += [Finish(treatment, image, member) for member in members_]
-        if len(found) == 1:
-            return found
+        if not usual.member.roundings and not self._may_be_coded(usual.treatment, scaling):
+            return [usual]
         windows = windows_of(self._picture.image)
         member_windows = [self._picture.image.crop(window) for window in windows]
         wanted = [inner(window) for window in member_windows]
         errors: list[float] = []
-        for finish in found:
+        found: list[Finish] = []
+        for finish in self._every_finish(usual, scaling):
+            found.append(finish)
             made = self._requantized([finish.image.crop(window) for window in windows], finish.member)
             errors.append(sum(_squared(want, got) for want, got in zip(wanted, made, strict=True)))
-            if not errors[0]:
-                return found[:1]
+            if not errors[-1]:
+                break
             if len(errors) == 1 and self._differ(member_windows, made):
                 return []
         if self._exact_only and min(errors):
             return []
         order = np.argsort([errors[0] * USUAL_ERROR_SHARE, *errors[1:]], kind="stable")
         return [found[at] for at in order[:MAX_FINISHES]]
+
+    def _every_finish(self, usual: Finish, scaling: Scaling) -> Iterator[Finish]:
+        yield usual
+        for member in usual.member.roundings:
+            yield replace(usual, member=member)
+        # Another decode of the representative, which is in vain if the last one was the right one.
+        coded = self._as_coded(usual.treatment, scaling)
+        if coded is not None:
+            treatment, image = coded
+            roundings = usual.member.roundings
+            image = image if roundings and image.mode != "L" else in_mode(image, usual.member.mode)
+            for member in (usual.member, *roundings):
+                yield Finish(treatment, image, member)
 
     def _differ(self, wanted: list[Image.Image], made: list[Image.Image]) -> bool:
         """Return whether some window shows that the whole pictures are too far apart for any way of encoding."""
@@ -277,16 +301,18 @@ class _Search:
 
     def _as_coded(self, treatment: Treatment, scaling: Scaling) -> tuple[Treatment, Image.Image] | None:
         """Return the representative's samples as they are coded, where that is another way to see them."""
-        lossless = self._opened.steps == Steps(0.0, 0.0)
-        if scaling != Scaling(Kernel.SAME) or treatment.colour is not Colour.PLAIN:
-            return None
-        if self._picture.picture_format is not PictureFormat.JPEG and not lossless:
+        if not self._may_be_coded(treatment, scaling):
             return None
         changed = replace(treatment, colour=Colour.PLANES)
         try:
             return changed, Bases(self._representative, changed)(scaling).image
         except (UnfitPictureError, UndecodableError):
             return None
+
+    def _may_be_coded(self, treatment: Treatment, scaling: Scaling) -> bool:
+        lossless = self._opened.steps == Steps(0.0, 0.0)
+        is_plain = scaling == Scaling(Kernel.SAME) and treatment.colour is Colour.PLAIN
+        return is_plain and (self._picture.picture_format is PictureFormat.JPEG or lossless)
 
     def _best_treatment(self, draft: Picture) -> tuple[Treatment, float]:
         """Return how to treat the representative, and the largest difference on the preview grid then."""
@@ -333,6 +359,9 @@ class _Search:
         softest filter would always seem to be the closest.
         """
         windows = windows_of(self._picture.image)
+        identical = self._identical(source_px, draft, bases, windows)
+        if identical is not None:
+            return [identical]
         lying = geometries(source_px, self._size_px)
         geometry = self._by_error(lying, bases, windows)[0][0] if len(lying) > 1 else lying[0]
         ways = candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG, geometry)
@@ -349,6 +378,29 @@ class _Search:
             # A second attempt with the same filter would end as the first did.
             distinct.setdefault(replace(way, arithmetic=ROUNDED), way)
         return list(distinct.values())
+
+    def _identical(
+        self, source_px: tuple[int, int], draft: Picture, bases: Bases, windows: list[Window]
+    ) -> Scaling | None:
+        """Return a likely way that leaves no difference on the windows, if there is one.
+
+        A part of each window will do, as it comes out exactly like the same part of the whole picture.
+        """
+        is_jpeg = draft.picture_format is PictureFormat.JPEG
+        centres = [centre(window) for window in windows]
+        wanted = [inner(self._picture.image.crop(window)) for window in centres]
+        for way in LATELY.likely(source_px, self._size_px, is_jpeg):
+            for down_first in (False, True):
+                pairs = zip(centres, wanted, strict=True)
+                if all(self._is_identical(way, bases(way), down_first, *pair) for pair in pairs):
+                    return way
+        return None
+
+    def _is_identical(
+        self, way: Scaling, base: Base, down_first: bool, window: Window, wanted: npt.NDArray[np.float32]
+    ) -> bool:
+        made = in_mode(exact_window(base, way, self._size_px, window, down_first), self._opened.mode)
+        return not _squared(wanted, self._requantized([made], self._opened)[0])
 
     def _is_far(self, way: Scaling, bases: Bases, window: Window) -> bool:
         """Return whether the closest filter is so far off in one window that no refinement will help."""
@@ -407,6 +459,16 @@ class _Search:
 
     def _judged(self, recipe: Recipe, written: bytes, image: Image.Image) -> tuple[float, Fit] | None:
         """Return the excess and the Fit of a finished rendition of an image, or None when it does not pass."""
+        if written == self._member:
+            LATELY.note(Habit.of(recipe.scaling, _rounding_of(recipe)))
+            return 0.0, Fit(
+                recipe.to_bytes(),
+                self._own,
+                NO_DIFFERENCE,
+                True,
+                hashlib.sha256(written).digest(),
+                sketch(self._picture.image),
+            )
         again = decode(written)
         same = (again.width_px, again.height_px, again.orientation, again.icc, again.picture_format)
         picture = self._picture
@@ -423,11 +485,16 @@ class _Search:
             recipe.to_bytes(),
             self._own,
             verdict.differences,
-            written == self._member,
+            False,
             hashlib.sha256(written).digest(),
             sketch(again.image),
         )
         return verdict.excess, fit_found
+
+
+def _rounding_of(recipe: Recipe) -> Rounding:
+    is_jpeg = recipe.picture_format is PictureFormat.JPEG
+    return JpegCoding.from_bytes(recipe.coding).rounding if is_jpeg else Rounding.LIBRARY
 
 
 def _squared(wanted: npt.NDArray[np.float32], got: Image.Image) -> float:

@@ -6,7 +6,7 @@ what is tried first; what counts as a rendition is the same with and without. On
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from dedupfs.ingest.jpeg_rounding import Rounding
@@ -53,6 +53,10 @@ USUAL = (
 """What Pillow's resize() and thumbnail() do, and the decoder alone."""
 
 
+_LIKELY = 3
+"""Of these, those that are tried on pictures of any format."""
+
+
 class Habits:
     """The ways that were found last, latest first."""
 
@@ -63,27 +67,33 @@ class Habits:
         """Have it tried first from now on."""
         self._latest = [habit, *(other for other in self._latest if other != habit)][:MAX_HABITS]
 
+    def likely(self, source_px: tuple[int, int], target_px: tuple[int, int], is_jpeg: bool) -> list[Scaling]:
+        """Return a few ways to scale to try on pictures of any format; `is_jpeg` as in `candidates`."""
+        wanted = [*self._latest, *USUAL[:_LIKELY]]
+        return list(dict.fromkeys(scaling for scaling, _ in _matching(wanted, source_px, target_px, is_jpeg)))
+
     def ways(self, source_px: tuple[int, int], target_px: tuple[int, int]) -> list[tuple[Scaling, Rounding]]:
         """Return what to try on two JPEGs: the habits, then what is usual.
 
         Args:
             source_px, target_px: width and height, turned the same way.
         """
-        found: dict[tuple[Scaling, Rounding], None] = {}
-        known = _scalings(source_px, target_px)
-        for habit in (*self._latest, *USUAL):
-            plain = replace(habit, arithmetic=ROUNDED, rounding=Rounding.LIBRARY)
-            for scaling in known:
-                if Habit.of(scaling) == plain:
-                    found[replace(scaling, arithmetic=habit.arithmetic), habit.rounding] = None
-        return list(found)
+        return list(dict.fromkeys(_matching((*self._latest, *USUAL), source_px, target_px, True)))
 
 
-def _scalings(source_px: tuple[int, int], target_px: tuple[int, int]) -> Iterable[Scaling]:
-    if source_px == target_px:
-        return [Scaling(Kernel.SAME)]
-    every = [candidates(source_px, target_px, True, lying) for lying in geometries(source_px, target_px)]
-    return list(dict.fromkeys(scaling for scalings in every for scaling in scalings))
+def _matching(
+    habits: Iterable[Habit], source_px: tuple[int, int], target_px: tuple[int, int], is_jpeg: bool
+) -> Iterator[tuple[Scaling, Rounding]]:
+    """Yield what the habits mean for two pictures of these sizes."""
+    known = [Scaling(Kernel.SAME)]
+    if source_px != target_px:
+        every = [candidates(source_px, target_px, is_jpeg, lying) for lying in geometries(source_px, target_px)]
+        known = list(dict.fromkeys(scaling for scalings in every for scaling in scalings))
+    for habit in habits:
+        plain = replace(habit, arithmetic=ROUNDED, rounding=Rounding.LIBRARY)
+        for scaling in known:
+            if Habit.of(scaling) == plain:
+                yield replace(scaling, arithmetic=habit.arithmetic), habit.rounding
 
 
 LATELY = Habits()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from dedupfs.model import Differences
 
+NO_DIFFERENCE = Differences(0.0, 0.0, 0.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:

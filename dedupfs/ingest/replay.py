@@ -11,17 +11,17 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
-from dedupfs.ingest import jpeg, jpeg_coding, pillow_filters, sections
+from dedupfs.ingest import jpeg, jpeg_coding, sections
 from dedupfs.ingest.decode import Header, decode, header
 from dedupfs.ingest.habits import LATELY, Habit
 from dedupfs.ingest.jpeg_coding import JpegCoding
-from dedupfs.ingest.outcome import Fit
+from dedupfs.ingest.outcome import NO_DIFFERENCE, Fit
 from dedupfs.ingest.recipe import Recipe
 from dedupfs.ingest.rendition import in_mode
-from dedupfs.ingest.scaling import PILLOW_FILTERS, Base, Kernel, Scaling, scaled
+from dedupfs.ingest.scaling import PILLOW_FILTERS, Base, Kernel, Scaling, exact_window, scaled
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import Bases
-from dedupfs.model import Differences, PictureFormat
+from dedupfs.model import PictureFormat
 
 _CORNER_PX = 256
 """Columns of the first row of blocks that are encoded to see how the code begins."""
@@ -31,8 +31,6 @@ _TOP_PX = 32
 
 _MAX_ENCODED = 2
 """Ways that are encoded in full, where several begin alike."""
-
-_NO_DIFFERENCE = Differences(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ def _fit(copy: _Copy, recipe: Recipe) -> Fit:
     return Fit(
         recipe.to_bytes(),
         sections.pack(copy.sections),
-        _NO_DIFFERENCE,
+        NO_DIFFERENCE,
         True,
         hashlib.sha256(copy.data).digest(),
         sketch(decode(copy.data).image),
@@ -119,13 +117,7 @@ def _begins_with(
 ) -> bool:
     target_px = copy.header.size_px
     across, down = (min(sides) for sides in zip(corner_px, target_px, strict=True))
-    resample = PILLOW_FILTERS.get(scaling.kernel)
-    if resample is None:
-        corner = scaled(base, scaling, target_px, (0, 0, across, down))
-    else:
-        corner = pillow_filters.resized(
-            base.image, target_px, (0, 0, across, down), resample, base.extent_px, down_first
-        )
+    corner = exact_window(base, scaling, target_px, (0, 0, across, down), down_first)
     scan = jpeg.first_scan(jpeg_coding.encode(in_mode(corner, copy.mode), coding))
     # The end is filled up to a whole byte, which a zero may follow.
     return copy.scan.startswith(scan[:-2])

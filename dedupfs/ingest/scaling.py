@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dedupfs.ingest import kernels
+from dedupfs.ingest import kernels, pillow_filters
 
 
 class Kernel(enum.IntEnum):
@@ -136,6 +136,20 @@ def scaled(
     return base.image.resize((right - left, lower - upper), _PILLOW[scaling.kernel], box)
 
 
+def exact_window(
+    base: Base, scaling: Scaling, target_px: tuple[int, int], window: tuple[int, int, int, int], down_first: bool
+) -> Image.Image:
+    """Return one window of the base at the target size as it is in the whole picture, slower than `scaled`.
+
+    Args:
+        down_first: of Pillow's filters: columns before rows, which depends on its version and on the sizes.
+    """
+    resample = PILLOW_FILTERS.get(scaling.kernel)
+    if resample is None or base.image.mode not in ("L", "RGB"):
+        return scaled(base, scaling, target_px, window)
+    return pillow_filters.resized(base.image, target_px, window, resample, base.extent_px, down_first)
+
+
 def _axes(base: Base, target_px: tuple[int, int], scaling: Scaling) -> tuple[kernels.Axis, kernels.Axis]:
     # OpenCV and browsers, whose kernels do not widen, and libvips repeat the outermost pixels; ImageMagick does not.
     repeats = scaling.arithmetic.stepwise or not _FLOAT[scaling.kernel].widens
@@ -153,14 +167,15 @@ def _picked(base: Base, target_px: tuple[int, int], window: tuple[int, int, int,
 
     The latter is what ImageMagick's -sample does; Pillow's NEAREST has its ties to the right.
     """
-    samples = np.asarray(base.image)
     columns, rows = (
         _places(extent, target, first, last, corner, limit)
         for extent, target, first, last, limit in zip(
             base.extent_px, target_px, window[:2], window[2:], base.image.size, strict=True
         )
     )
-    return Image.fromarray(samples[rows][:, columns])
+    left, upper = int(columns[0]), int(rows[0])
+    samples = np.asarray(base.image.crop((left, upper, int(columns[-1]) + 1, int(rows[-1]) + 1)))
+    return Image.fromarray(samples[rows - upper][:, columns - left])
 
 
 def _places(extent: float, target: int, first: int, last: int, corner: bool, limit: int) -> npt.NDArray[np.intp]:

@@ -21,6 +21,17 @@ MAX_WINDOWS = 5
 """
 
 
+def centre(window: Window) -> Window:
+    """Return a quarter of a window, as far from its edges and as aligned as the window is."""
+    left, upper, right, lower = window
+    return (
+        left + (right - left) // 4 // TILE_PX * TILE_PX,
+        upper + (lower - upper) // 4 // TILE_PX * TILE_PX,
+        right - (right - left) // 4,
+        lower - (lower - upper) // 4,
+    )
+
+
 def trimmed(image: Image.Image) -> Image.Image:
     """Return a window without its margin, which filters at its edges reach into."""
     margin = WINDOW_MARGIN_PX if min(image.size) > 4 * WINDOW_MARGIN_PX else 0
