@@ -82,14 +82,22 @@ def _planes(image: Image.Image, top: int, bottom: int) -> _Plane:
     width_px, height_px = image.size
     first, last = max(0, top - _HALO), min(height_px, bottom + _HALO)
     strip = image.crop((0, first, width_px, last))
-    if image.mode in ("L", "LA"):
-        luma = np.asarray(strip.convert("L"))
-        planes = np.stack((luma, np.full_like(luma, 128), np.full_like(luma, 128)))
-    else:
-        planes = np.ascontiguousarray(np.asarray(strip.convert("RGB").convert("YCbCr")).transpose(2, 0, 1))
-    below = _HALO - (last - bottom) + -(bottom - top) % TILE_PX
+    above, below = _HALO - (top - first), _HALO - (last - bottom) + -(bottom - top) % TILE_PX
     right = _HALO + -width_px % TILE_PX
-    return np.pad(planes, ((0, 0), (_HALO - (top - first), below), (_HALO, right)), mode="edge")
+    planes = np.empty((3, above + strip.height + below, _HALO + width_px + right), np.uint8)
+    if image.mode in ("L", "LA"):
+        bands = [strip.getchannel("L")]
+        planes[1:] = 128
+    else:
+        bands = list((strip if strip.mode == "RGB" else strip.convert("RGB")).convert("YCbCr").split())
+    for plane, band in zip(planes, bands, strict=False):
+        rows = plane[above : above + strip.height]
+        rows[:, _HALO : _HALO + width_px] = np.asarray(band)
+        rows[:, :_HALO] = rows[:, _HALO : _HALO + 1]
+        rows[:, _HALO + width_px :] = rows[:, _HALO + width_px - 1 : _HALO + width_px]
+        plane[:above] = rows[0]
+        plane[above + strip.height :] = rows[-1]
+    return planes
 
 
 def _strip(
@@ -106,7 +114,8 @@ def _strip(
     chroma = np.zeros((), np.int16)
     for plane in (1, 2):
         difference = member[plane].astype(np.int16) - rendition[plane].astype(np.int16)
-        halved = difference[::2, ::2] + difference[1::2, ::2] + difference[::2, 1::2] + difference[1::2, 1::2]
+        flat = difference[::2] + difference[1::2]
+        halved = flat[:, ::2] + flat[:, 1::2]
         chroma = np.maximum(chroma, np.abs(_binomial_of_sums(halved)))
     fine_chroma = _largest(_repadded(chroma, ((valid[0] + 1) // 2, (valid[1] + 1) // 2)), TILE_PX // 2).astype(
         np.float32
@@ -157,8 +166,10 @@ def _smallest(values: npt.NDArray[_Number], side: int) -> npt.NDArray[_Number]:
 def _means(plane: _Plane, valid: tuple[int, int]) -> Map:
     """Return the mean of each tile over its pixels within the picture; a sliver counts as half a tile."""
     rows, columns = plane.shape
-    inside = np.zeros_like(plane)
-    inside[: valid[0], : valid[1]] = plane[: valid[0], : valid[1]]
+    inside = plane
+    if valid != (rows, columns):
+        inside = np.zeros_like(plane)
+        inside[: valid[0], : valid[1]] = plane[: valid[0], : valid[1]]
     down = inside.reshape(rows // TILE_PX, TILE_PX, columns).sum(axis=1, dtype=np.uint16)
     sums = down.reshape(rows // TILE_PX, columns // TILE_PX, TILE_PX).sum(axis=2, dtype=np.uint32)
     counts = np.outer(_covered(valid[0], rows), _covered(valid[1], columns))
