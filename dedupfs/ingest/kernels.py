@@ -7,6 +7,7 @@ stays near the size of input and output.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ Positions = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
 _STRIP_ROWS = 256
+
+_KEPT_WEIGHTS = 64
+"""Results of `weights` that are kept: a search asks for the same window with one filter and several arithmetics."""
 
 _FLOOR_SLACK = 0.001
 """Keeps sums that should be whole numbers from falling below them in single precision."""
@@ -93,6 +97,7 @@ class Axis:
     repeats: bool = False
 
 
+@functools.lru_cache(maxsize=_KEPT_WEIGHTS)
 def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[scipy.sparse.csr_array, int, int]:
     """Return the weights of one axis for target places `first` to `last` (exclusive).
 
@@ -167,12 +172,15 @@ def resample(
         bottom = min(lower, top + _STRIP_ROWS)
         down, y_start, y_stop = weights(axes[1], shape, top, bottom)
         samples = np.asarray(image.crop((x_start, y_start, x_stop, y_stop)))
-        values = _weighable(samples.reshape(y_stop - y_start, x_stop - x_start, -1), image.mode, arithmetic)
-        for vertical in (arithmetic.down_first, not arithmetic.down_first):
-            values = np.clip(_apply(down, values) if vertical else _swapped(_apply(across, _swapped(values))), 0, 255)
-            if arithmetic.stepwise:
-                values = np.floor(values + np.float32(0.5))
-        strips.append(_samples(values, image.mode, arithmetic))
+        samples = samples.reshape(y_stop - y_start, x_stop - x_start, -1)
+        # A weighting goes along the first axis; turning bytes is cheaper than turning numbers.
+        samples = samples if arithmetic.down_first else np.ascontiguousarray(samples.transpose(1, 0, 2))
+        values = _weighable(samples, image.mode, arithmetic)
+        first, second = (down, across) if arithmetic.down_first else (across, down)
+        values = _stepped(_apply(first, values), arithmetic)
+        values = _stepped(_apply(second, np.ascontiguousarray(values.transpose(1, 0, 2))), arithmetic)
+        made = _samples(values, image.mode, arithmetic)
+        strips.append(made.transpose(1, 0, 2) if arithmetic.down_first else made)
     whole = np.concatenate(strips)
     return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
 
@@ -183,8 +191,12 @@ def _apply(matrix: scipy.sparse.csr_array, values: Floats) -> Floats:
     return applied.reshape(-1, *values.shape[1:])
 
 
-def _swapped(values: Floats) -> Floats:
-    return np.ascontiguousarray(values.transpose(1, 0, 2))
+def _stepped(values: Floats, arithmetic: Arithmetic) -> Floats:
+    """Return weighted samples without overshoot, and in whole levels where the arithmetic asks for it."""
+    np.clip(values, 0, 255, out=values)
+    if arithmetic.stepwise:
+        np.floor(values + np.float32(0.5), out=values)
+    return values
 
 
 def _weighable(samples: Bytes, mode: str, arithmetic: Arithmetic) -> Floats:
