@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin
 
 from dedupfs.errors import IngestError, UndecodableError, UnfitPictureError
 from dedupfs.ingest.sniff import sniff
@@ -123,6 +123,9 @@ def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = Fa
         if draft_px is not None and picture_format is PictureFormat.JPEG:
             # Without a mode draft() leaves the colour space alone and only scales.
             image.draft("L" if luma else None, draft_px)
+        if picture_format is PictureFormat.JPEG and isinstance(image, ImageFile.ImageFile):
+            # In pieces of 64 KiB it takes 2 % longer.
+            image.decodermaxblock = len(data)
         image.load()
         return Picture(
             _normalised(image),

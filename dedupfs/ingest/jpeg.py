@@ -119,6 +119,17 @@ def _segments(data: bytes) -> Iterator[Segment]:
 
 def _segment_at(data: bytes, start: int) -> Segment:
     """Return the segment that starts at `start`, EOI included."""
+    segment = _header_at(data, start)
+    if segment.marker != _SOS:
+        return segment
+    found = _MARKER_IN_SCAN.search(data, segment.end)
+    if found is None:
+        raise UndecodableError("JPEG scan has no end")
+    return Segment(segment.marker, start, found.start())
+
+
+def _header_at(data: bytes, start: int) -> Segment:
+    """Return the segment that starts at `start`, of a scan its header alone."""
     offset = start
     if data[offset : offset + 1] != b"\xff":
         raise UndecodableError(f"no JPEG marker at offset {start}")
@@ -136,11 +147,6 @@ def _segment_at(data: bytes, start: int) -> Segment:
     offset += length
     if length < 2 or offset > len(data):
         raise UndecodableError(f"JPEG segment at offset {start} reaches past the end")
-    if marker == _SOS:
-        found = _MARKER_IN_SCAN.search(data, offset)
-        if found is None:
-            raise UndecodableError("JPEG scan has no end")
-        offset = found.start()
     return Segment(marker, start, offset)
 
 
@@ -205,10 +211,12 @@ def read_frame(data: bytes) -> JpegFrame:
     if data[:2] != SOI:
         raise UndecodableError("no JPEG start marker")
     segments: list[Segment] = []
-    for segment in _segments(data):
-        segments.append(segment)
-        if segment.marker == _SOS:
-            break
+    offset = len(SOI)
+    while not segments or segments[-1].marker not in (_SOS, EOI[1]):
+        if len(segments) == MAX_SEGMENTS:
+            raise UndecodableError(f"JPEG of more than {MAX_SEGMENTS} segments")
+        segments.append(_header_at(data, offset))
+        offset = segments[-1].end
     return _frame(data, segments)
 
 
