@@ -4,9 +4,9 @@ identify -> inspect -> candidates -> the same coded image, a rendition, a promot
 that declines leaves the picture to the next one; the last one stores it exactly, so that nothing is ever lost here.
 What two pictures can be to each other is the business of `decision`.
 
-Decisions run on as many threads as there are workers, on copies of the bytes and without any lock. `settlement` stores
-them; when what a decision rests on has changed meanwhile, because another thread stored a likely match, it is taken
-again.
+Decisions run on a few more threads than there are workers, on copies of the bytes and without any lock. `settlement`
+stores them; when what a decision rests on has changed meanwhile, because another thread stored a likely match, it is
+taken again.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ _MAX_FAILURES = 2
 the end of the queue: the machine may have been short of memory or of time."""
 
 
+_WORKERS_A_SPARE_THREAD = 2
+"""While some threads store what was decided, or wait for the disk, others keep the workers busy: storing a picture of
+12 megapixels takes half as long as looking at it."""
+
+
 class Pipeline:
     """The queue of pictures and the threads that decide about them."""
 
@@ -83,7 +88,7 @@ class Pipeline:
             self._submit_stored(content)
         self._threads = [
             threading.Thread(target=self._work, name=f"ingest-{number}", daemon=True)
-            for number in range(self._pool.workers)
+            for number in range(self._pool.workers + -(-self._pool.workers // _WORKERS_A_SPARE_THREAD))
         ]
         for thread in self._threads:
             thread.start()
