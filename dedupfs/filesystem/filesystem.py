@@ -97,7 +97,15 @@ class FileSystem:
     # Names
 
     def lookup(self, parent: InodeNo, name: bytes) -> InodeNo:
-        """Return the inode of a name. Raises EntryNotFoundError, NotDirectoryError, NameTooLongError."""
+        """Return the inode of a name; `.` of any inode, not only of a directory, is that inode.
+
+        Raises EntryNotFoundError, NotDirectoryError, NameTooLongError, StaleInodeError.
+        """
+        if name == b".":
+            self._metadata.inode(parent)
+            return parent
+        if name == b"..":
+            return self._names.parent_of(parent)
         return self._names.lookup(parent, name)
 
     def attributes_of(self, parent: InodeNo, name: bytes) -> Attributes:

@@ -48,6 +48,24 @@ class Context(ctypes.Structure):
     _fields_ = [("uid", c_uint), ("gid", c_uint), ("pid", c_int), ("umask", c_uint)]
 
 
+class Connection(ctypes.Structure):
+    """The beginning of struct fuse_conn_info: what the kernel is able to do, and what is wanted of it."""
+
+    _fields_ = [
+        ("proto_major", c_uint),
+        ("proto_minor", c_uint),
+        ("async_read", c_uint),
+        ("max_write", c_uint),
+        ("max_readahead", c_uint),
+        ("capable", c_uint),
+        ("want", c_uint),
+    ]
+
+
+CAN_EXPORT = 1 << 4
+"""FUSE_CAP_EXPORT_SUPPORT: lookup answers for . and .., so that the kernel finds inodes again that it has forgotten."""
+
+
 class ForgetData(ctypes.Structure):
     """struct fuse_forget_data."""
 

@@ -71,6 +71,9 @@ class Requests:
         self.note = operations.traffic.asked
 
     def init(self, userdata: int, connection: int) -> None:
+        agreed = libfuse.Connection.from_address(connection)
+        # A client of an NFS server names a file by its inode for as long as it likes.
+        agreed.want |= agreed.capable & libfuse.CAN_EXPORT
         self._operations.init()
 
     # Names
