@@ -142,7 +142,7 @@ class LmdbEngine:
         """See Engine."""
         if self._guard.clean:
             with self._reading() as transaction:
-                yield _LmdbSnapshot(transaction, self._tables, self._value)
+                yield _LmdbSnapshot(transaction, self._tables, self._value, lambda: self._walk_of(transaction.id()))
         else:
             with self._walking() as walk:
                 yield WalkSnapshot(walk)
@@ -212,7 +212,7 @@ class LmdbEngine:
                     self._env.begin(write=True, buffers=True) as transaction,
                 ):
                     for table, key, value in batch:
-                        replaced = transaction.get(key, db=self._tables[table])
+                        replaced = self._replaced(transaction, table, key)
                         if replaced is not None and has_own_pages(len(key), len(replaced), self._pages.page_bytes):
                             self._prepare_to_free(replaced)
                         if value is None:
@@ -223,6 +223,9 @@ class LmdbEngine:
                         # LMDB makes nothing of a commit without a change; this is beside the tables, not in one.
                         transaction.put(_STAMP_KEY, os.urandom(8))
                 return
+            except _PutRightError:
+                # The next turn looks at it again.
+                continue
             except _MapFullError:
                 self._grow()
             except _MapResizedError:
@@ -472,6 +475,33 @@ class LmdbEngine:
                 start, end = (int(bound, 16) for bound in fields[0].split("-"))
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
+    def _walk_of(self, number: int) -> Walk:
+        """Return a reader of a commit that a transaction of LMDB keeps, for what LMDB refuses to read."""
+        walk = self._guard.walk(number)
+        if walk is None:
+            raise IntegrityError("the database is damaged, and the root of this commit is no more")
+        return walk
+
+    def _replaced(self, transaction: lmdb.Transaction, table: str, key: bytes) -> bytes | memoryview | None:
+        """Return a value that is about to be replaced.
+
+        Raises _PutRightError where LMDB refused to read it and would not now; the transaction is spoilt by that.
+        """
+        try:
+            return transaction.get(key, db=self._tables[table])
+        except lmdb.CorruptedError as exc:
+            place = self._walk_of(transaction.id() - 1).own_pages(table, key)
+            if place is None:
+                raise
+            first, length = place
+            try:
+                self._pages.check_overflow(first, length)
+            except PageError as reason:
+                log.warning("%s; it is put right, for it is about to be freed", reason)
+                restore_overflow(self._directory / DATA_FILE, first, length, self._pages.page_bytes)
+                raise _PutRightError from exc
+            raise
+
     def _prepare_to_free(self, replaced: bytes | memoryview) -> None:
         """Put the header of a value's own pages right before LMDB frees as many as it says.
 
@@ -523,35 +553,77 @@ class LmdbEngine:
 
 
 class _LmdbSnapshot:
-    """One read transaction; not to be kept past its `with` block."""
+    """One read transaction; not to be kept past its `with` block.
 
-    __slots__ = ("_tables", "_transaction", "_value")
+    LMDB refuses to read on where the pages of one large value do not begin as they should. Then a Walk goes on: that
+    value is for whoever opens it to find damaged, and the others are sound.
+    """
+
+    __slots__ = ("_make_walk", "_tables", "_transaction", "_value", "_walk")
 
     def __init__(
-        self, transaction: lmdb.Transaction, tables: dict[str, Any], value: Callable[[bytes | memoryview], bytes]
+        self,
+        transaction: lmdb.Transaction,
+        tables: dict[str, Any],
+        value: Callable[[bytes | memoryview], bytes],
+        make_walk: Callable[[], Walk],
     ) -> None:
         self._transaction = transaction
         self._tables = tables
         self._value = value
+        self._make_walk = make_walk
+        self._walk: Walk | None = None
+        """Reads instead of the transaction, which is spoilt by the first error and keeps its pages all the same."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        with _translated("read"):
-            found = self._transaction.get(key, db=self._tables[table])
-        return None if found is None else self._value(found)
+        if self._walk is None:
+            try:
+                with _translated("read"):
+                    found = self._transaction.get(key, db=self._tables[table])
+                return None if found is None else self._value(found)
+            except IntegrityError as exc:
+                self._walk = self._go_on_without(exc)
+        return self._walk.get(table, key)
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
-            if not (cursor.set_range(prefix) if prefix else cursor.first()):
-                return
-            for key, value in cursor.iternext():
-                name = bytes(key)
-                if not name.startswith(prefix):
-                    return
-                yield name, self._value(value)
+        last: bytes | None = None
+        if self._walk is None:
+            try:
+                with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
+                    if not (cursor.set_range(prefix) if prefix else cursor.first()):
+                        return
+                    for key, value in cursor.iternext():
+                        name = bytes(key)
+                        if not name.startswith(prefix):
+                            return
+                        copied = self._value(value)
+                        last = name
+                        yield name, copied
+                        if self._is_spoilt():
+                            # Somebody has asked for a damaged value meanwhile.
+                            break
+                    else:
+                        return
+            except IntegrityError as exc:
+                self._walk = self._go_on_without(exc)
+        walk = self._walk
+        assert walk is not None
+        yield from walk.scan(table, prefix, after=last)
+
+    def _is_spoilt(self) -> bool:
+        return self._walk is not None
+
+    def _go_on_without(self, exc: IntegrityError) -> Walk:
+        log.warning("%s; reading goes on without LMDB", exc)
+        return self._make_walk()
 
 
 class _MapFullError(Exception):
     """The map must grow before the batch fits."""
+
+
+class _PutRightError(Exception):
+    """What LMDB stumbled over is no more, so that a new transaction does not."""
 
 
 class _MapResizedError(Exception):

@@ -269,6 +269,11 @@ class PageFile:
                 return b""
         return self.value(first * self.page_bytes + PAGE_HEADER_BYTES, length)
 
+    def big_place(self, leaf: Leaf, index: int) -> tuple[int, int] | None:
+        """Return the first of a value's own pages and the value's length, or None where it has none."""
+        flags, length, start = leaf.nodes[index]
+        return (_NUMBER.unpack_from(leaf.data, start)[0], length) if flags == BIG_VALUE else None
+
     def big_extent(self, leaf: Leaf, index: int) -> tuple[int, int]:
         """Return the first of a value's own pages and how many it says it has. Raises PageError if they are too few."""
         _, length, start = leaf.nodes[index]

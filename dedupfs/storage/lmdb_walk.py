@@ -80,12 +80,24 @@ class Walk:
         leaf, index = self._find(root, key)
         return None if index is None else self.value(leaf, index)
 
-    def scan(self, table: str, prefix: bytes = b"", skip: Skip | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys that start with the prefix and their values, in order.
+    def own_pages(self, table: str, key: bytes) -> tuple[int, int] | None:
+        """Return where a value's own pages begin and how long it is, or None. Raises IntegrityError."""
+        root = self.root(table)
+        if not root.depth:
+            return None
+        leaf, index = self._find(root, key)
+        return None if index is None else self._pages.big_place(leaf, index)
+
+    def scan(
+        self, table: str, prefix: bytes = b"", skip: Skip | None = None, after: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys that start with the prefix, of those the ones behind `after`, and their values, in order.
 
         Without `skip` the first damaged page raises IntegrityError; with it, what is below such a page is left out.
         """
-        for leaf, index in self._positions(self.root(table), prefix, skip):
+        # Nothing lies between a key and the same with a zero byte behind it.
+        start = prefix if after is None else after + b"\0"
+        for leaf, index in self._positions(self.root(table), start, skip):
             key = leaf.keys[index]
             if not key.startswith(prefix):
                 return

@@ -409,6 +409,24 @@ def test_free_pages_are_a_table_of_their_own(damaged: Database) -> None:
     assert read(engine, damaged.content) == set()
 
 
+def test_a_large_value_that_begins_wrongly_costs_no_other_and_can_be_removed(damaged: Database) -> None:
+    """LMDB refuses to read it, to go past it, and to remove it."""
+    key, page = damaged.first_big_value()
+    damaged.data[page * PAGE : page * PAGE + _HEADER_BYTES] = b"\xa5" * _HEADER_BYTES
+    damaged.write()
+    engine = damaged.open()
+    wanted = {stored: value for (table, stored), value in damaged.content.items() if table == "large"}
+    with engine.snapshot() as snapshot:
+        assert dict(snapshot.scan("large")) == wanted, "nothing but the header is damaged"
+        assert snapshot.get("large", key) == wanted[key]
+    others = [stored for stored in wanted if stored != key]
+    engine.apply([("large", key, None), ("large", others[0], b"another")])
+    engine.apply([("large", others[1], b"another")])
+    with engine.snapshot() as snapshot:
+        assert {stored for stored, _ in snapshot.scan("large")} == set(others)
+    assert engine.find_damage() == []
+
+
 def test_salvage_copies_all_but_the_records_of_a_damaged_leaf(damaged: Database, tmp_path: Path) -> None:
     page = damaged.leaf("many", 2)
     lost = damaged.file().leaf(page, 1 << 30).keys
