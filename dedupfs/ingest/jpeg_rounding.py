@@ -18,6 +18,9 @@ _Plane = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
 
 _SIDE = 8
+_STRIP_ROWS = 16
+"""Rows that are converted at a time, so that their numbers stay in the processor's cache."""
+
 _STRIP_BLOCKS = 1 << 15
 """Blocks that are transformed at a time, 8 MiB."""
 
@@ -79,14 +82,20 @@ def _planes(image: Image.Image, factors: tuple[int, int]) -> list[_Plane]:
 
 def _converted(samples: _Plane) -> list[_Plane]:
     """Return Y, Cb and Cr of RGB in the integers of libjpeg. Source: jccolor.c."""
-    red, green, blue = (samples[:, :, channel].astype(np.int32) for channel in range(3))
+    planes = [np.empty(samples.shape[:2], np.uint8) for _ in range(3)]
     half, centre = 1 << 15, (128 << 16) + (1 << 15) - 1
-    every = (
-        19595 * red + 38470 * green + 7471 * blue + half,
-        -11059 * red - 21709 * green + 32768 * blue + centre,
-        32768 * red - 27439 * green - 5329 * blue + centre,
-    )
-    return [(plane >> 16).astype(np.uint8) for plane in every]
+    for top in range(0, samples.shape[0], _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        red, green, blue = (samples[rows, :, channel].astype(np.int32) for channel in range(3))
+        every = (
+            19595 * red + 38470 * green + 7471 * blue + half,
+            -11059 * red - 21709 * green + 32768 * blue + centre,
+            32768 * red - 27439 * green - 5329 * blue + centre,
+        )
+        for plane, sums in zip(planes, every, strict=True):
+            sums >>= 16
+            plane[rows] = sums
+    return planes
 
 
 def _downsampled(plane: _Plane, factors: tuple[int, int]) -> _Plane:
@@ -94,9 +103,10 @@ def _downsampled(plane: _Plane, factors: tuple[int, int]) -> _Plane:
     across, down = factors
     if factors == (1, 1):
         return plane
-    padded = np.pad(plane, ((0, -plane.shape[0] % down), (0, -plane.shape[1] % across)), mode="edge").astype(np.int32)
-    sums = padded.reshape(padded.shape[0] // down, down, padded.shape[1] // across, across).sum(axis=(1, 3))
-    biases = np.arange(sums.shape[1]) % 2 + (1 if across * down == 4 else 0)
+    padded = np.pad(plane, ((0, -plane.shape[0] % down), (0, -plane.shape[1] % across)), mode="edge").astype(np.uint16)
+    sums = padded[::2] + padded[1::2] if down == 2 else padded
+    sums = sums[:, ::2] + sums[:, 1::2]
+    biases = (np.arange(sums.shape[1]) % 2 + (1 if across * down == 4 else 0)).astype(np.uint16)
     smaller: _Plane = ((sums + biases) // (across * down)).astype(np.uint8)
     return smaller
 
