@@ -3,7 +3,8 @@
 Every round takes the file systems in turn, so that a machine whose speed drifts is unfair to none; the table has the
 medians and, where gocryptfs is among them, the ratio to it. A copy is always timed to the end of unmounting: what a
 file system still holds in memory is not stored. `scripts/bench index --help` is about the similarity index of a million
-pictures, `scripts/bench library --help` about a mount of a million files.
+pictures, `scripts/bench library --help` about a mount of a million files, `scripts/bench stages --help` about what one
+picture costs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import bench_index
 import bench_library
+import bench_stages
 from bench_systems import Dedupfs, Plain, System, installed_peers
 from bench_versions import make_versions
 from trees import files_below
@@ -43,6 +45,8 @@ def main() -> int:
         return bench_index.main(sys.argv[2:])
     if sys.argv[1:2] == ["library"]:
         return bench_library.main(sys.argv[2:])
+    if sys.argv[1:2] == ["stages"]:
+        return bench_stages.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
