@@ -238,6 +238,35 @@ def test_closing_waits_for_the_job_under_way(pool: WorkerPool) -> None:
     assert outcome == [b"quiet"]
 
 
+def test_nothing_outlives_the_process_that_has_the_pool() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    pids = [int(word) for word in owner.stdout.readline().split()]
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    while any(_runs(pid) for pid in pids):
+        time.sleep(0.01)
+
+
+OWNER = """
+import time
+from dedupfs.ingest.workers import WorkerPool
+
+pool = WorkerPool(1)
+child = pool.server.fork()
+print(child.pid, pool.server._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_worker_that_cannot_start_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     pool = WorkerPool(1)
