@@ -11,9 +11,11 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 
 from dedupfs.errors import UsageError
@@ -27,6 +29,7 @@ be drawn), so there are more threads than processors."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WAKE = signal.SIGUSR1
 _WAKE_SECONDS = 0.05
+_SAID_BYTES = 4096
 
 
 class Session:
@@ -40,7 +43,7 @@ class Session:
             options: of `mount -o`; True for those without a value, False for those to be left out.
 
         Raises:
-            UsageError: libfuse refused; it has said why on standard error.
+            UsageError: libfuse refused, or fusermount did; with what they said.
         """
         self._mountpoint = mountpoint
         self._table = libfuse.operations_table(handlers)
@@ -50,16 +53,18 @@ class Session:
             b"dedupfs", [_option(name, value) for name, value in options.items() if value is not False]
         )
         # Each takes its own options out of the vector; what is left in the end is known to neither.
-        self._channel = libfuse.mount(mountpoint, ctypes.byref(words))
-        if not self._channel:
-            raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: libfuse refused")
-        self._session = libfuse.lowlevel_new(
-            ctypes.byref(words), ctypes.byref(self._table), ctypes.sizeof(self._table), None
-        )
-        libfuse.opt_free_args(ctypes.byref(words))
-        if not self._session:
-            libfuse.unmount(mountpoint, self._channel)
-            raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: libfuse does not know an option")
+        with _standard_error() as said:
+            self._channel = libfuse.mount(mountpoint, ctypes.byref(words))
+            if not self._channel:
+                raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: {said() or 'libfuse refused'}")
+            self._session = libfuse.lowlevel_new(
+                ctypes.byref(words), ctypes.byref(self._table), ctypes.sizeof(self._table), None
+            )
+            libfuse.opt_free_args(ctypes.byref(words))
+            if not self._session:
+                libfuse.unmount(mountpoint, self._channel)
+                reason = said() or "libfuse does not know an option"
+                raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: {reason}")
         libfuse.session_add_chan(self._session, self._channel)
 
     def serve(self) -> None:
@@ -103,6 +108,27 @@ class Session:
                 log.error("the kernel gives no more requests: %s", os.strerror(-received))
                 break
         self._ended.set()
+
+
+@contextmanager
+def _standard_error() -> Iterator[Callable[[], str]]:
+    """Catch what C code and its child processes write there; the callable returns their last line, without its author.
+
+    libfuse and fusermount tell nobody else why they refuse, and a mount in the background has no terminal.
+    """
+    caught, kept = os.memfd_create("said"), os.dup(2)
+    os.dup2(caught, 2)
+
+    def said() -> str:
+        text = os.pread(caught, _SAID_BYTES, 0).decode(errors="replace").strip()
+        return re.sub(r"^\S*fuse\w*: ", "", text.splitlines()[-1]) if text else ""
+
+    try:
+        yield said
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(caught)
 
 
 def _option(name: str, value: str | bool) -> bytes:

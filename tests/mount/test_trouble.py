@@ -500,3 +500,14 @@ def test_a_volume_that_was_never_mounted_is_not_mounted_for_reading(tmp_path: Pa
     done = dedupfs("mount", make_volume(tmp_path / "volume"), tmp_path / "mount", "--read-only")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "dedupfs: the volume has never been mounted for writing and holds nothing to be read\n"
+
+
+def test_a_refusal_is_told_with_its_reason(tmp_path: Path) -> None:
+    """In the background as in the foreground: it is C code that refuses, and it writes to standard error itself."""
+    make_volume(tmp_path / "volume")
+    (tmp_path / "mount").mkdir()
+    for where in ((), ("--foreground",)):
+        done = dedupfs("mount", tmp_path / "volume", tmp_path / "mount", "-o", "nonsense=3", *where)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"dedupfs: cannot mount at {tmp_path / 'mount'}: unknown option")
+        assert "nonsense=3" in done.stderr and done.stderr.count("\n") == 1
