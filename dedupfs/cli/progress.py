@@ -28,7 +28,7 @@ class Progress:
             return
         filled = _WIDTH * done // total
         elapsed = time.monotonic() - self._started
-        left = f", about {elapsed / done * (total - done):.0f} s left" if done and elapsed > 1 else ""
+        left = f", about {duration(elapsed / done * (total - done))} left" if done and elapsed > 1 else ""
         bar = "#" * filled + "." * (_WIDTH - filled)
         print(f"\r\x1b[K{self._what} [{bar}] {done} of {total}{self._unit}{left}", end="", file=sys.stderr, flush=True)
         self._drawn = True
@@ -42,3 +42,11 @@ class Progress:
     ) -> None:
         if self._drawn:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person would tell it, such as 40 s, 25 min or 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
