@@ -13,7 +13,7 @@ from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.live import live_figures
 from dedupfs.cli.mounts import is_mounted
 from dedupfs.cli.opened import add_arguments, opened
-from dedupfs.cli.watch import watch
+from dedupfs.cli.watch import live_text, watch
 from dedupfs.errors import StoreError
 from dedupfs.filesystem.statistics import statistics
 from dedupfs.storage.volume import Volume, open_volume, unlock
@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="show what a volume holds and saves",
         description="Show what a volume holds and saves, as of its last commit. pictures counts files; clusters,"
         " representatives and renditions count distinct contents; exact_duplicates counts files whose bytes another"
-        " file had before.",
+        " file had before. Of a live mount, named by its MOUNTPOINT, also what waits and what was read and written.",
     )
     add_arguments(parser)
     parser.add_argument(
@@ -51,7 +51,9 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     with opened(options) as found:
         figures = _figures(found.volume)
-    print(json.dumps(figures, indent=2) if options.json else _as_text(figures))
+        if found.mountpoint is not None:
+            figures = {**(live_figures(found.mountpoint) or {}), **figures}
+    print(json.dumps(figures, indent=2) if options.json else _as_text(figures) + live_text(figures))
     return DONE
 
 

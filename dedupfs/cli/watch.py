@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dedupfs.cli.progress import duration
+
 Figures = dict[str, Any]
 
 
@@ -65,5 +67,10 @@ def live_text(figures: Figures) -> str:
             f"traffic      {figures['read_bytes_per_second'] / 1e6:.1f} MB/s read,"
             f" {figures['written_bytes_per_second'] / 1e6:.1f} MB/s written,"
             f" {figures['requests_per_second']:.0f} requests/s"
+        )
+    else:
+        lines.append(
+            f"traffic      {figures['read_bytes'] / 1e6:.1f} MB read, {figures['written_bytes'] / 1e6:.1f} MB written"
+            f" in {duration(figures['mounted_seconds'])}"
         )
     return "\n" + "\n".join(lines)

@@ -106,6 +106,20 @@ def test_a_live_mount_needs_no_passphrase(live: MountedVolume, monkeypatch: pyte
 
 @pytest.mark.fuse
 @mark_fuse()[1]
+def test_the_statistics_of_a_live_mount_tell_what_waits_and_its_traffic(live: MountedVolume) -> None:
+    code, printed, said = in_process("stats", live.path, "--json")
+    assert (code, said) == (0, "")
+    figures = json.loads(printed)
+    assert {"files", "waiting", "waiting_bytes", "open_files", "read_bytes", "written_bytes"} <= figures.keys()
+    code, printed, said = in_process("stats", live.path)
+    assert (code, said) == (0, "")
+    assert re.search(r"^waiting +\d+ files, [\d.]+ MB in memory$", printed, re.MULTILINE)
+    assert re.search(r"^traffic +[\d.]+ MB read, [\d.]+ MB written in \d+ (s|min)$", printed, re.MULTILINE)
+    assert "waiting" not in in_process("stats", live.volume)[1]
+
+
+@pytest.mark.fuse
+@mark_fuse()[1]
 def test_watching_a_mount(live: MountedVolume) -> None:
     process = subprocess.Popen(
         command_line("stats", live.path, "--json", "--watch", "0.3"),
