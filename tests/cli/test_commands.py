@@ -191,11 +191,22 @@ def test_a_passphrase_from_a_file(
     prints(capsys, "stats", volume_directory, "--passphrase-file", tmp_path / "passphrase")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "printf '%s\\n' '{}'",
+        """sh -c 'echo "{}"'""",
+        "echo {} | sed 's/ / /g'; echo and a second line",
+        "echo $WORDS",
+    ],
+)
 def test_a_passphrase_from_a_command(
-    volume_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    volume_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
+    """A shell runs it, with its quoting, pipes and variables."""
     monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, "a named source comes before the environment")
-    prints(capsys, "stats", volume_directory, "--passphrase-command", f"printf '%s\\n' '{PASSPHRASE.decode()}'")
+    monkeypatch.setenv("WORDS", PASSPHRASE.decode())
+    prints(capsys, "stats", volume_directory, "--passphrase-command", command.format(PASSPHRASE.decode()))
 
 
 @pytest.mark.parametrize(
@@ -205,6 +216,8 @@ def test_a_passphrase_from_a_command(
         ("--passphrase-file", "/dev/null"),
         ("--passphrase-command", "exit 7"),
         ("--passphrase-command", "true"),
+        ("--passphrase-command", "kill -KILL $$"),
+        ("--passphrase-command", "exec 2>&-; no-such-program"),
     ],
 )
 def test_a_source_that_gives_nothing(
