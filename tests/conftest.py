@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from dedupfs.storage.volume import Volume, create_volume, open_volume, unlock
 
 # Its asserts are worth as much as those of the tests; this must come before anything imports it.
 pytest.register_assert_rewrite("tests.mounting")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is in a suite that was started in the background, and in every command that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PASSPHRASE = b"correct horse battery staple"
 CHEAP = ScryptCost(n=2**10)

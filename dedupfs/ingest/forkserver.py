@@ -74,7 +74,7 @@ class ForkServer:
 
     def fork(self) -> Child:
         """Return a new worker. Raises WorkerStartError."""
-        ours, theirs = socket.socketpair()
+        ours, theirs = _socket_pair()
         with theirs, self._lock:
             try:
                 pid = self._ask(_FORK, 0, theirs)
@@ -129,7 +129,7 @@ class ForkServer:
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
         # One job keeps one core busy; the pool decides how many run. Nor may there be threads when it forks.
         environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-        ours, theirs = socket.socketpair()
+        ours, theirs = _socket_pair()
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -158,6 +158,13 @@ class ForkServer:
             self._process.wait()
             self._process = None
         self._children.clear()
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as exc:
+        raise WorkerStartError(f"no worker process could be started: {exc}") from exc
 
 
 def _receive(control: socket.socket) -> int:
