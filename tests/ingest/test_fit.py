@@ -295,3 +295,16 @@ def test_broken_members_are_misfits(picture_format: str) -> None:
         found = jobs.fit(bytes(broken), BASE, Policy.VERIFIED)
         if isinstance(found, Fit):
             assert len(jobs.render(BASE, found.recipe, found.own, len(broken))) == len(broken)
+
+
+@pytest.mark.parametrize("quality", [95, 60])
+def test_noise_that_drowns_in_texture_is_seen_where_the_picture_is_flat(quality: int) -> None:
+    random = np.random.default_rng(5)
+    samples = np.asarray(ORIGINAL).astype(np.float64)
+    samples[120:] += random.normal(0, 25, (240, samples.shape[1], 1))
+    textured = encoded(Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)), quality=95)
+    pixels = decode(textured).image
+    noisy = np.asarray(pixels) + random.normal(0, 4, (360, samples.shape[1], 1))
+    member = encoded(Image.fromarray(np.clip(noisy + 0.5, 0, 255).astype(np.uint8)), quality=quality)
+    assert misfit(member, textured).limit == "grain"
+    fitted(encoded(pixels, quality=quality), textured)
