@@ -48,6 +48,7 @@ from dedupfs.ingest.scaling import (
     candidates,
     exact_window,
     geometries,
+    rare,
     refinements,
     scaled,
 )
@@ -93,6 +94,9 @@ GOOD_ENOUGH = 0.8
 
 HOPELESS_WINDOW = 2.0
 """Excess of one window from which the whole picture is not encoded; of 56 copies that passed the largest was 1.12."""
+
+UNUSUAL_FILTER = 1.0
+"""Excess of the first window with the closest filter from which rare filters are tried too."""
 
 HOPELESS_FILTER = 12.0
 """Excess of the first window with the closest filter from which its arithmetic is not refined. Lettering that was made
@@ -366,8 +370,14 @@ class _Search:
         geometry = self._by_error(lying, bases, windows)[0][0] if len(lying) > 1 else lying[0]
         ways = candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG, geometry)
         ways = [way for way, _ in self._by_error(ways, bases, windows[:1])[:SHORTLIST]]
-        if self._is_far(ways[0], bases, windows[0]):
-            return []
+        if self._policy is not Policy.PERCEPTUAL and self._opened.faithful:
+            excess = self._excess_of(ways[0], bases, windows[0])
+            if excess > UNUSUAL_FILTER:
+                ways = [way for way, _ in self._by_error([*ways, *rare()], bases, windows[:1])]
+                excess = min(excess, self._excess_of(ways[0], bases, windows[0]))
+            if excess > HOPELESS_FILTER:
+                self._ended = (LIMIT_FILTER, excess)
+                return []
         closest = self._by_error(ways, bases, windows)
         if not closest[0][1]:
             return [closest[0][0]]
@@ -402,16 +412,11 @@ class _Search:
         made = in_mode(exact_window(base, way, self._size_px, window, down_first), self._opened.mode)
         return not _squared(wanted, self._requantized([made], self._opened)[0])
 
-    def _is_far(self, way: Scaling, bases: Bases, window: Window) -> bool:
-        """Return whether the closest filter is so far off in one window that no refinement will help."""
-        if self._policy is Policy.PERCEPTUAL or not self._opened.faithful:
-            return False
+    def _excess_of(self, way: Scaling, bases: Bases, window: Window) -> float:
+        """Return the excess of one window of the member with a way to scale."""
         image = in_mode(scaled(bases(way), way, self._size_px, window), self._opened.mode)
         made = self._requantized([image], self._opened)[0]
-        excess = local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps)
-        if excess > HOPELESS_FILTER:
-            self._ended = (LIMIT_FILTER, excess)
-        return excess > HOPELESS_FILTER
+        return local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps)
 
     def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[tuple[Scaling, float]]:
         """Return the ways with their squared error on some windows of the member, in rising order of that."""

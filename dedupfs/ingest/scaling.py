@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dedupfs.ingest import kernels, pillow_filters
+from dedupfs.ingest.mesh import meshed
 
 
 class Kernel(enum.IntEnum):
@@ -42,8 +43,10 @@ class Kernel(enum.IntEnum):
     POINT_LANCZOS4 = 25
     FLOAT_HERMITE = 26
     FLOAT_BOX = 27
+    POINT_LINEAR_SWSCALE = 28
     NEAREST_LOW = 32
     NEAREST_CORNER = 33
+    MESH = 34
 
 
 _PILLOW = {
@@ -72,7 +75,11 @@ _FLOAT = {
     Kernel.POINT_LANCZOS4: kernels.POINT_LANCZOS4,
     Kernel.FLOAT_HERMITE: kernels.HERMITE,
     Kernel.FLOAT_BOX: kernels.BOX,
+    Kernel.POINT_LINEAR_SWSCALE: kernels.POINT_LINEAR,
 }
+
+_RARE = (Kernel.POINT_LINEAR_SWSCALE, Kernel.MESH)
+"""Filters that are asked for by name and seldom, tried only when all others are far off."""
 
 
 ROUNDED = kernels.Arithmetic()
@@ -126,6 +133,8 @@ def scaled(
     if shape is not None:
         axes = _axes(base, target_px, scaling)
         return kernels.resample(base.image, axes, (left, upper, right, lower), shape, scaling.arithmetic)
+    if scaling.kernel is Kernel.MESH:
+        return meshed(base.image, base.extent_px, target_px, (left, upper, right, lower))
     if scaling.kernel in (Kernel.NEAREST_LOW, Kernel.NEAREST_CORNER):
         return _picked(base, target_px, (left, upper, right, lower), scaling.kernel is Kernel.NEAREST_CORNER)
     if scaling.kernel is Kernel.NEAREST and window is not None:
@@ -157,9 +166,23 @@ def _axes(base: Base, target_px: tuple[int, int], scaling: Scaling) -> tuple[ker
     for place, (extent, target) in enumerate(zip(base.extent_px, target_px, strict=True)):
         step = scaling.step / (scaling.draft * scaling.reduction[place]) if scaling.step else extent / target
         origin = (extent - target * step) / 2 if scaling.centred else 0.0
+        if scaling.kernel is Kernel.POINT_LINEAR_SWSCALE and place == 0:
+            step = _drifting_step(extent, target)
         limit = base.image.size[place] if scaling.step else math.ceil(extent)
         found.append(kernels.Axis(step, origin, limit, repeats))
     return found[0], found[1]
+
+
+_FIXED = 1 << 16
+_LESS = 20
+
+
+def _drifting_step(extent: float, target: int) -> float:
+    """Return the step of ffmpeg's fast_bilinear along the width: the last pixels but one are laid on each other.
+
+    Source: libswscale, utils.c, sws_init_context(), where there are no instructions of the processor's own for it.
+    """
+    return (int((extent - 2) * _FIXED / max(1, target - 2)) - _LESS) / _FIXED
 
 
 def _picked(base: Base, target_px: tuple[int, int], window: tuple[int, int, int, int], corner: bool) -> Image.Image:
@@ -239,10 +262,11 @@ def candidates(
         return [Scaling(Kernel.SAME)]
     lying = geometry or Scaling(Kernel.FLOAT_TRIANGLE)
     found = [Scaling(kernel) for kernel in _PILLOW]
-    found += [Scaling(kernel) for kernel in (Kernel.NEAREST_LOW, Kernel.NEAREST_CORNER, *_FLOAT)]
+    usual = [kernel for kernel in _FLOAT if kernel not in _RARE]
+    found += [Scaling(kernel) for kernel in (Kernel.NEAREST_LOW, Kernel.NEAREST_CORNER, *usual)]
     if lying.step:
         # Besides the others, not instead: of copies by the hardest filters the middling one tells little.
-        found += [replace(lying, kernel=kernel) for kernel in _FLOAT]
+        found += [replace(lying, kernel=kernel) for kernel in usual]
     ratio = min(source_px[0] / target_px[0], source_px[1] / target_px[1])
     for gap in _REDUCING_GAPS:
         across, down = (max(1, int(s / t / gap)) for s, t in zip(source_px, target_px, strict=True))
@@ -259,6 +283,11 @@ def candidates(
                 found += [Scaling(kernel, draft) for kernel in drafted]
                 found.append(replace(lying, kernel=Kernel.FLOAT_LANCZOS3, draft=draft))
     return found
+
+
+def rare() -> list[Scaling]:
+    """Return ways to resize that are worth a try when none of `candidates` is close."""
+    return [Scaling(kernel) for kernel in _RARE]
 
 
 def refinements(scaling: Scaling) -> list[Scaling]:
