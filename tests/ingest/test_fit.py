@@ -308,3 +308,16 @@ def test_noise_that_drowns_in_texture_is_seen_where_the_picture_is_flat(quality:
     member = encoded(Image.fromarray(np.clip(noisy + 0.5, 0, 255).astype(np.uint8)), quality=quality)
     assert misfit(member, textured).limit == "grain"
     fitted(encoded(pixels, quality=quality), textured)
+
+
+def test_small_copies_are_drawn_and_small_differences_are_seen() -> None:
+    small = resized(PIXELS, 0.1)
+    assert min(small.size) == 36
+    assert fitted(encoded(small, quality=80)).bit_exact
+    fitted(encoded(resized(PIXELS, 0.1, Image.Resampling.HAMMING), "PNG"))
+    # A patch of some pixels, as faint as quality 60 would let pass in a picture of another size.
+    other = small.copy()
+    patch = small.crop((20, 12, 26, 18))
+    other.paste(patch.point(lambda level: min(255, level + 14)), (20, 12))
+    assert misfit(encoded(other, quality=60)).limit
+    fitted(encoded(small, quality=60))
