@@ -81,6 +81,9 @@ _FLOAT = {
 _RARE = (Kernel.POINT_LINEAR_SWSCALE, Kernel.MESH)
 """Filters that are asked for by name and seldom, tried only when all others are far off."""
 
+_IN_LIGHT = (Kernel.FLOAT_LANCZOS3, Kernel.FLOAT_CATMULL_ROM, Kernel.FLOAT_MITCHELL, Kernel.FLOAT_TRIANGLE)
+"""Filters tried in linear light then too: dark lettering gets so thin in it that other filters would seem closer."""
+
 
 ROUNDED = kernels.Arithmetic()
 
@@ -287,7 +290,8 @@ def candidates(
 
 def rare() -> list[Scaling]:
     """Return ways to resize that are worth a try when none of `candidates` is close."""
-    return [Scaling(kernel) for kernel in _RARE]
+    light = kernels.Arithmetic(linear_light=True)
+    return [Scaling(kernel) for kernel in _RARE] + [Scaling(kernel, arithmetic=light) for kernel in _IN_LIGHT]
 
 
 def refinements(scaling: Scaling) -> list[Scaling]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dedupfs.ingest import jobs
 from dedupfs.ingest.decode import decode
 from dedupfs.ingest.jobs import Fit, Misfit
+from dedupfs.ingest.kernels import Arithmetic
 from dedupfs.ingest.scaling import Base, Kernel, Scaling, scaled
 from dedupfs.model import Policy
 from tests.ingest.drawing import encoded, photo
@@ -56,3 +57,17 @@ def test_copies_made_with_them_are_found_and_shifted_ones_are_not(kernel: Kernel
     shifted = PIXELS.transform(PIXELS.size, Image.Transform.AFFINE, (1, 0, 1, 0, 1, 0))
     moved = encoded(scaled(Base(shifted, (480.0, 360.0)), Scaling(kernel), size_px), quality=88)
     assert isinstance(jobs.fit(moved, BASE, Policy.VERIFIED), Misfit)
+
+
+def test_lettering_made_smaller_in_linear_light_is_found() -> None:
+    page = Image.new("RGB", (600, 400), "white")
+    draw = ImageDraw.Draw(page)
+    for row in range(14):
+        draw.text((20 + row, 10 + 27 * row), f"{row} Kaffee und Kuchen, {row * 37 % 19}.{row * 53 % 90 + 10}", "black")
+    page.paste(PIXELS.crop((0, 0, 150, 100)), (430, 280))
+    base = encoded(page, quality=90)
+    pixels = decode(base).image
+    scaling = Scaling(Kernel.FLOAT_LANCZOS3, arithmetic=Arithmetic(linear_light=True, floors=True))
+    member = encoded(scaled(Base(pixels, (600.0, 400.0)), scaling, (300, 200)), quality=88)
+    found = jobs.fit(member, base, Policy.VERIFIED)
+    assert isinstance(found, Fit), found
