@@ -156,16 +156,19 @@ def fitted(
     if not coding.progressive and not coding.optimise:
         attempts.append(replace(coding, optimise=True))
     saving = replace(coding, progressive=True, optimise=False, restart_blocks=0)
-    if not coding.progressive:
+    if saving != coding:
         attempts.append(saving)
-    coded = b""
     whole = _rounded(image, coding)
+    smallest = coded = b""
     for attempt in attempts:
         coded = _encoded(whole, attempt)
         if len(coded) <= room:
             break
+        if not smallest or len(coded) < len(smallest):
+            # Of a picture of some blocks, scans cost more than they save.
+            smallest, saving = coded, attempt
     else:
-        attempt = saving
+        attempt, coded = saving, smallest
         while len(coded) > room:
             missing = 1 - room / len(coded)
             trim = attempt.trim + max(1, int(missing / TRIM_SHARE))

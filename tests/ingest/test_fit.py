@@ -129,6 +129,11 @@ def test_a_smaller_encoding_is_padded_and_a_larger_one_trimmed() -> None:
         assert len(written) == size
         assert (jpeg_coding.JpegCoding.from_bytes(settings) == coding) is (share == 1.0)
         assert decode(written).image.size == PIXELS.size
+    small = resized(PIXELS, 0.1)
+    parts = jpeg.split(encoded(small, quality=88))
+    size = len(encoded(small, quality=88, optimize=True)) - 20
+    (settings, _), *_ = jpeg_coding.fitted(small, jpeg_coding.coding_of(parts), (parts.before, b"", b""), size)
+    assert not jpeg_coding.JpegCoding.from_bytes(settings).progressive
     with pytest.raises(OversizeError):
         next(jpeg_coding.fitted(PIXELS, coding, (parts.before, b"", b""), len(member) // 4))
 
