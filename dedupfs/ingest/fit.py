@@ -373,7 +373,7 @@ class _Search:
         if self._policy is not Policy.PERCEPTUAL and self._opened.faithful:
             excess = self._excess_of(ways[0], bases, windows[0])
             if excess > UNUSUAL_FILTER:
-                ways = [way for way, _ in self._by_error([*ways, *rare()], bases, windows[:1])]
+                ways = [way for way, _ in self._by_error([*ways, *rare(source_px, self._size_px)], bases, windows[:1])]
                 excess = min(excess, self._excess_of(ways[0], bases, windows[0]))
             if excess > HOPELESS_FILTER:
                 self._ended = (LIMIT_FILTER, excess)

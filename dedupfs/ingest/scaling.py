@@ -47,6 +47,7 @@ class Kernel(enum.IntEnum):
     NEAREST_LOW = 32
     NEAREST_CORNER = 33
     MESH = 34
+    MIPMAP = 35
 
 
 _PILLOW = {
@@ -93,9 +94,10 @@ class Scaling:
     """One way to resize.
 
     `draft` is the DCT scale denominator of the decode (1, 2, 4, 8; JPEG only), `reduction` the integer factors of
-    Image.reduce() that Pillow's `reducing_gap` puts before the filter. `step` is how many source pixels a target pixel
-    takes, in both directions, where a tool kept to a given scale though the size had to be rounded; 0 where the target
-    shows the whole source. Then `centred` says that what is left over lies on both sides, not at right and bottom.
+    Image.reduce() that Pillow's `reducing_gap` puts before the filter, or twice the factor of `halved`. `step` is how
+    many source pixels a target pixel takes, in both directions, where a tool kept to a given scale though the size had
+    to be rounded; 0 where the target shows the whole source. Then `centred` says that what is left over lies on both
+    sides, not at right and bottom.
     """
 
     kernel: Kernel
@@ -121,6 +123,21 @@ def reduced(image: Image.Image, extent_px: tuple[float, float], reduction: tuple
     return Base(image.reduce(reduction), (extent_px[0] / reduction[0], extent_px[1] / reduction[1]))
 
 
+def halved(image: Image.Image, factor: int) -> Base:
+    """Return the base of a MIPMAP: means of 2 x 2 pixels, cut off to whole levels, again and again up to the factor.
+
+    What does not make a whole pixel is left out. Source: Skia, SkMipmap.cpp, downsample_2_2().
+    """
+    samples = np.asarray(image)
+    while factor > 1 and min(samples.shape[:2]) > 1:
+        even = samples[: samples.shape[0] // 2 * 2, : samples.shape[1] // 2 * 2].astype(np.uint16)
+        rows = even[::2] + even[1::2]
+        samples = ((rows[:, ::2] + rows[:, 1::2]) >> 2).astype(np.uint8)
+        factor //= 2
+    smaller = Image.fromarray(samples)
+    return Base(smaller, (float(smaller.width), float(smaller.height)))
+
+
 def scaled(
     base: Base, scaling: Scaling, target_px: tuple[int, int], window: tuple[int, int, int, int] | None = None
 ) -> Image.Image:
@@ -136,6 +153,9 @@ def scaled(
     if shape is not None:
         axes = _axes(base, target_px, scaling)
         return kernels.resample(base.image, axes, (left, upper, right, lower), shape, scaling.arithmetic)
+    if scaling.kernel is Kernel.MIPMAP:
+        linear = replace(scaling, kernel=Kernel.POINT_LINEAR, arithmetic=kernels.Arithmetic(floors=True))
+        return scaled(base, linear, target_px, window)
     if scaling.kernel is Kernel.MESH:
         return meshed(base.image, base.extent_px, target_px, (left, upper, right, lower))
     if scaling.kernel in (Kernel.NEAREST_LOW, Kernel.NEAREST_CORNER):
@@ -288,10 +308,24 @@ def candidates(
     return found
 
 
-def rare() -> list[Scaling]:
-    """Return ways to resize that are worth a try when none of `candidates` is close."""
+_NEAR_LEVEL = 0.05
+"""Share of a level by which the rounding of sizes may have taken a browser to the next one."""
+
+
+def rare(source_px: tuple[int, int], target_px: tuple[int, int]) -> list[Scaling]:
+    """Return ways to resize that are worth a try when none of `candidates` is close.
+
+    Args:
+        source_px, target_px: width and height, turned the same way.
+    """
     light = kernels.Arithmetic(linear_light=True)
-    return [Scaling(kernel) for kernel in _RARE] + [Scaling(kernel, arithmetic=light) for kernel in _IN_LIGHT]
+    found = [Scaling(kernel) for kernel in _RARE] + [Scaling(kernel, arithmetic=light) for kernel in _IN_LIGHT]
+    level = math.log2(min(source / target for source, target in zip(source_px, target_px, strict=True)))
+    factors = {1 << max(0, math.floor(level + slack)) for slack in (-_NEAR_LEVEL, _NEAR_LEVEL)} - {1}
+    # What browsers do with an odd side is not known here.
+    halving = [factor for factor in sorted(factors) if not any(side % factor for side in source_px)]
+    found += [Scaling(Kernel.MIPMAP, reduction=(factor, factor)) for factor in halving]
+    return found
 
 
 def refinements(scaling: Scaling) -> list[Scaling]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from dedupfs.errors import UndecodableError, UnfitPictureError
 from dedupfs.ingest.decode import Picture, decode, planes, translated, transposed
 from dedupfs.ingest.recipe import Colour, Ground, Treatment
-from dedupfs.ingest.scaling import Base, Scaling, reduced
+from dedupfs.ingest.scaling import Base, Kernel, Scaling, halved, reduced
 
 
 def treated(picture: Picture, treatment: Treatment) -> Image.Image:
@@ -78,6 +78,8 @@ class Bases:
         if scaling.draft not in self._drafts:
             self._drafts[scaling.draft] = self._decoded(scaling.draft)
         image, extent_px = self._drafts[scaling.draft]
+        if scaling.kernel is Kernel.MIPMAP:
+            return halved(image, scaling.reduction[0])
         return reduced(image, extent_px, scaling.reduction)
 
     def _decoded(self, draft: int) -> tuple[Image.Image, tuple[float, float]]:

@@ -94,6 +94,9 @@ def fitted(image: Image.Image, target: WebpTarget) -> Iterator[tuple[bytes, byte
             break
         if attempts is None:
             following = _next_quality(tried, len(target.coded))
+            if following in tried and kept is None and min(tried) > 0:
+                # All that were small enough leave a gap that no chunk fills.
+                following = min(tried) - 1
             if following in tried:
                 break
             quality = following

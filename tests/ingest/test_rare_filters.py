@@ -10,7 +10,7 @@ from dedupfs.ingest import jobs
 from dedupfs.ingest.decode import decode
 from dedupfs.ingest.jobs import Fit, Misfit
 from dedupfs.ingest.kernels import Arithmetic
-from dedupfs.ingest.scaling import Base, Kernel, Scaling, scaled
+from dedupfs.ingest.scaling import Base, Kernel, Scaling, halved, scaled
 from dedupfs.model import Policy
 from tests.ingest.drawing import encoded, photo
 
@@ -57,6 +57,20 @@ def test_copies_made_with_them_are_found_and_shifted_ones_are_not(kernel: Kernel
     shifted = PIXELS.transform(PIXELS.size, Image.Transform.AFFINE, (1, 0, 1, 0, 1, 0))
     moved = encoded(scaled(Base(shifted, (480.0, 360.0)), Scaling(kernel), size_px), quality=88)
     assert isinstance(jobs.fit(moved, BASE, Policy.VERIFIED), Misfit)
+
+
+def test_copies_of_a_browser_are_found() -> None:
+    # A canvas of Chromium, with which this agrees to the last level on a photo at 10, 20, 25, 40 and 50 %.
+    ramp = Image.fromarray(np.arange(0, 64, dtype=np.uint8).reshape(8, 8) * 3)
+    assert np.asarray(halved(ramp, 2).image)[0].tolist() == [13, 19, 25, 31]
+    assert halved(ramp, 4).extent_px == (2.0, 2.0)
+    for size_px in ((120, 90), (96, 72), (45, 34)):
+        factor = 1 << int(np.log2(480 / size_px[0]))
+        small = scaled(halved(PIXELS, factor), Scaling(Kernel.MIPMAP, reduction=(factor, factor)), size_px)
+        member = encoded(small, quality=85)
+        found = jobs.fit(member, BASE, Policy.VERIFIED)
+        assert isinstance(found, Fit), found
+        assert jobs.render(BASE, found.recipe, found.own, len(member)) == member
 
 
 def test_lettering_made_smaller_in_linear_light_is_found() -> None:
