@@ -33,9 +33,12 @@ def saved(picture_format: str, **options: object) -> bytes:
     return out.getvalue()
 
 
+def deep_grey() -> Image.Image:
+    return Image.fromarray(np.asarray(PIXELS.convert("L")).astype(np.uint16) * 257)
+
+
 def deep_png() -> bytes:
-    samples = np.asarray(PIXELS.convert("L")).astype(np.uint16) * 257
-    return encoded(Image.fromarray(samples), "PNG")
+    return encoded(deep_grey(), "PNG")
 
 
 XMP_NOTE = b"http://ns.adobe.com/xap/1.0/\x00"
@@ -48,6 +51,9 @@ STAY_EXACT = {
     "iso gain map": with_segment(COPY, 0xE2, b"urn:iso:std:iso:ts:21496:-1\x00") + COPY,
     "ink": encoded(PIXELS.convert("CMYK"), quality=80),
     "16 bits": deep_png(),
+    "ink in a tiff": encoded(PIXELS.convert("CMYK"), "TIFF"),
+    "16 bits in a tiff": encoded(deep_grey(), "TIFF"),
+    "floating point": encoded(PIXELS.convert("F"), "TIFF"),
     "animated gif": saved("GIF"),
     "animated png": saved("PNG"),
     "animated webp": saved("WEBP"),
@@ -89,6 +95,17 @@ def test_everything_around_the_coded_image_comes_back(member: bytes) -> None:
     written, read = jpeg.split(member), jpeg.split(rendered)
     assert (read.before, read.inside, read.after) == (written.before, written.inside, written.after)
     assert len(rendered) == len(member)
+
+
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP"])
+def test_data_behind_the_end_is_never_lost(picture_format: str) -> None:
+    member = encoded(PIXELS, picture_format, **({"lossless": True} if picture_format == "WEBP" else {})) + VIDEO
+    found = jobs.fit(member, ORIGINAL, Policy.VERIFIED)
+    if isinstance(found, Fit):
+        assert jobs.render(ORIGINAL, found.recipe, found.own, len(member)).endswith(VIDEO)
+    else:
+        # Of these a box or a chunk is taken for a part of the picture that is not known: it stays exact.
+        assert picture_format == "AVIF"
 
 
 def test_a_file_that_is_mostly_something_else_stays_exact() -> None:
