@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import canvas
 from edits import EDITS
 from PIL import Image, ImageOps
 
@@ -169,6 +170,10 @@ def _jpegoptim(*words: str) -> Maker:
     return make
 
 
+def _canvas(share: float, quality: float) -> Maker:
+    return lambda source, target: canvas.draw(source, target, share / 100, quality)
+
+
 _JPEG = (".jpg", ".jpeg")
 
 _QUALITIES = (95, 85, 75, 60, 50, 40, 30)
@@ -180,6 +185,8 @@ def _installed(tool: str) -> bool:
         return True
     if tool == "imagemagick":
         return imagemagick() is not None
+    if tool == "chromium":
+        return canvas.installed()
     modules = {"opencv": "cv2", "mozjpeg": "mozjpeg_lossless_optimization"}
     if tool in modules:
         return importlib.util.find_spec(modules[tool]) is not None
@@ -285,6 +292,9 @@ def _resizers() -> Iterator[Way]:
                   _command(f"vipsthumbnail {{in}} --size {side}x{side}> --no-rotate -o {{out}}[Q=80]"))  # fmt: skip
     yield Way("resize linear light", "vipsthumbnail", 320, ".jpg",
               _command("vipsthumbnail {in} --size 320x320> --linear --no-rotate -o {out}[Q=80]"))  # fmt: skip
+    for share in (75, 50, 25):
+        yield Way("resize canvas", "chromium", share, ".jpg", _canvas(share, 0.85))
+    yield Way("resize canvas", "chromium", 50.8, ".webp", _canvas(50, 0.8))
     for side in (1600, 1280, 333):
         yield Way("messenger", "imagemagick", side, ".jpg",
                   _command(f"{{im}} {{in}} -resize {side}x{side}> -strip -quality 75 {{out}}"))  # fmt: skip
