@@ -11,7 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+_Bytes = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
+_Places = npt.NDArray[np.intp]
+
+_STRIP_ROWS = 256
 
 _LUMA = np.array([0.212656, 0.715158, 0.072186], np.float32)
 """Weights of red, green and blue when corners are compared."""
@@ -29,26 +33,35 @@ def meshed(
         image: mode L, LA, RGB or RGBA.
     """
     left, upper, right, lower = window
-    columns, across = _places(extent_px[0], target_px[0], left, right)
-    rows, down = _places(extent_px[1], target_px[1], upper, lower)
     samples = np.asarray(image).reshape(image.height, image.width, -1)
+    columns = _places(extent_px[0], target_px[0], left, right)
+    strips = [
+        _strip(samples, columns, _places(extent_px[1], target_px[1], top, min(lower, top + _STRIP_ROWS)))
+        for top in range(upper, lower, _STRIP_ROWS)
+    ]
+    whole = np.concatenate(strips)
+    return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
+
+
+def _strip(samples: _Bytes, columns: tuple[_Places, _Floats], rows: tuple[_Places, _Floats]) -> _Bytes:
+    height, width = samples.shape[:2]
     corners = [
-        samples[np.clip(rows + below, 0, image.height - 1)][:, np.clip(columns + beside, 0, image.width - 1)]
+        samples[np.clip(rows[0] + below, 0, height - 1)][:, np.clip(columns[0] + beside, 0, width - 1)]
         for below, beside in ((0, 0), (0, 1), (1, 0), (1, 1))
     ]
     first, second, third, fourth = (corner.astype(np.float32) for corner in corners)
-    x, y = np.broadcast_arrays(across[None, :, None], down[:, None, None])
+    x, y = columns[1][None, :, None], rows[1][:, None, None]
     falling = np.abs(_luma(first) - _luma(fourth)) < np.abs(_luma(second) - _luma(third))
     made = np.where(
         falling[:, :, None],
         np.where(x <= y, _weighted(x, 1 - y, third, fourth, first), _weighted(1 - x, y, second, first, fourth)),
         np.where(x <= 1 - y, _weighted(x, y, first, second, third), _weighted(1 - x, 1 - y, fourth, third, second)),
     )
-    whole = np.clip(made + _SLACK, 0, 255).astype(np.uint8)
-    return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
+    codes: _Bytes = np.clip(made + _SLACK, 0, 255).astype(np.uint8)
+    return codes
 
 
-def _places(extent: float, target: int, first: int, last: int) -> tuple[npt.NDArray[np.intp], _Floats]:
+def _places(extent: float, target: int, first: int, last: int) -> tuple[_Places, _Floats]:
     """Return the source place before each target place, and how far behind it that lies."""
     wanted = (np.arange(first, last) + 0.5) * (extent / target) - 0.5
     before = np.floor(wanted)

@@ -123,6 +123,10 @@ def reduced(image: Image.Image, extent_px: tuple[float, float], reduction: tuple
     return Base(image.reduce(reduction), (extent_px[0] / reduction[0], extent_px[1] / reduction[1]))
 
 
+_STRIP_ROWS = 256
+"""Rows that are halved at a time; an even number."""
+
+
 def halved(image: Image.Image, factor: int) -> Base:
     """Return the base of a MIPMAP: means of 2 x 2 pixels, cut off to whole levels, again and again up to the factor.
 
@@ -130,12 +134,18 @@ def halved(image: Image.Image, factor: int) -> Base:
     """
     samples = np.asarray(image)
     while factor > 1 and min(samples.shape[:2]) > 1:
-        even = samples[: samples.shape[0] // 2 * 2, : samples.shape[1] // 2 * 2].astype(np.uint16)
-        rows = even[::2] + even[1::2]
-        samples = ((rows[:, ::2] + rows[:, 1::2]) >> 2).astype(np.uint8)
+        bottom, right = (length // 2 * 2 for length in samples.shape[:2])
+        tops = range(0, bottom, _STRIP_ROWS)
+        samples = np.concatenate([_means(samples[top : min(bottom, top + _STRIP_ROWS), :right]) for top in tops])
         factor //= 2
     smaller = Image.fromarray(samples)
     return Base(smaller, (float(smaller.width), float(smaller.height)))
+
+
+def _means(samples: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    rows = samples[::2].astype(np.uint16) + samples[1::2]
+    means: npt.NDArray[np.uint8] = ((rows[:, ::2] + rows[:, 1::2]) >> 2).astype(np.uint8)
+    return means
 
 
 def scaled(
