@@ -230,7 +230,8 @@ class _Search:
         limit, excess = (closest.worst, closest.excess) if closest is not None else self._ended
         if self._exact_only:
             return Misfit(REASON_INEXACT, differences, limit, excess)
-        if not fitted_any:
+        would_pass = closest is not None and closest.excess <= 1.0
+        if not fitted_any or (would_pass and self._missing_bytes is not None):
             return Misfit(REASON_SIZE, differences, missing_bytes=self._missing_bytes or 0)
         return Misfit(REASON_PIXELS, differences, limit, excess)
 
