@@ -5,11 +5,15 @@ from __future__ import annotations
 import ctypes
 import resource
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
 _MMAP_THRESHOLD_BYTES = 4 << 20
 """Above a chunk, so that chunks come from the heap: with 128 KiB, glibc's own first value, copying 1.5 GB into the core
 took 15.9 s instead of 7.8 s. Setting it keeps it from growing to 32 MiB (see mallopt(3))."""
+_TRIM_THRESHOLD_BYTES = 16 << 20
+"""So much may stay free at the end of an arena. With 128 KiB, glibc's own first value, it happens now and then that
+every chunk is given back to the kernel and asked for anew: 152,000 page faults and 0.5 s of processor time while 272 MB
+were written, instead of 5,000."""
 
 
 def prepare_process() -> None:
@@ -31,3 +35,4 @@ def _tame_allocator() -> None:
         return
     mallopt(_M_ARENA_MAX, _ARENAS)
     mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
