@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,36 +137,40 @@ class LmdbEngine:
         with self._walking() as walk:
             return self._guard.find_damage(walk)
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
         """See Engine."""
         if self._guard.clean:
-            with self._reading() as transaction:
-                yield _LmdbSnapshot(transaction, self._tables, self._value, lambda: self._walk_of(transaction.id()))
-        else:
-            with self._walking() as walk:
-                yield WalkSnapshot(walk)
+            return _LmdbSnapshot(self._begin, self._gate.leave, self._tables, self._value, self._walk_of)
+        return self._walking_snapshot()
+
+    @contextmanager
+    def _walking_snapshot(self) -> Iterator[Snapshot]:
+        with self._walking() as walk:
+            yield WalkSnapshot(walk)
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
         """A transaction of LMDB, which keeps the pages of one commit as they are, and nobody need read through it."""
+        transaction = self._begin()
+        try:
+            yield transaction
+        finally:
+            transaction.abort()
+            self._gate.leave()
+
+    def _begin(self) -> lmdb.Transaction:
+        """Enter the gate and return a transaction for reading; the caller ends it and leaves the gate."""
         assert self._env is not None
-        with self._gate.shared():
+        for attempt in range(2):
+            self._gate.enter()
             try:
-                with _translated("read"):
-                    transaction = self._env.begin(buffers=True)
-            except _MapResizedError:
-                transaction = None
-            if transaction is not None:
-                with transaction:
-                    yield transaction
-                return
-        self._adopt_map_size()
-        with self._gate.shared():
-            with _translated("read"):
-                transaction = self._env.begin(buffers=True)
-            with transaction:
-                yield transaction
+                return self._env.begin(buffers=True)
+            except (lmdb.Error, MemoryError, OSError) as exc:
+                self._gate.leave()
+                if attempt or not isinstance(exc, lmdb.MapResizedError):
+                    raise _translate("read", exc) from exc
+            self._adopt_map_size()
+        raise AssertionError("not reached: the second attempt returns or raises")
 
     @contextmanager
     def _walking(self) -> Iterator[Walk]:
@@ -553,36 +557,55 @@ class LmdbEngine:
 
 
 class _LmdbSnapshot:
-    """One read transaction; not to be kept past its `with` block.
+    """One read transaction, for the length of a `with` block.
 
     LMDB refuses to read on where the pages of one large value do not begin as they should. Then a Walk goes on: that
     value is for whoever opens it to find damaged, and the others are sound.
+
+    Written out instead of with `contextmanager`, as is `get`: every record that is not cached comes this way, and
+    generators around it took longer than LMDB itself.
     """
 
-    __slots__ = ("_make_walk", "_tables", "_transaction", "_value", "_walk")
+    __slots__ = ("_begin", "_leave", "_make_walk", "_tables", "_transaction", "_value", "_walk")
 
     def __init__(
         self,
-        transaction: lmdb.Transaction,
+        begin: Callable[[], lmdb.Transaction],
+        leave: Callable[[], None],
         tables: dict[str, Any],
         value: Callable[[bytes | memoryview], bytes],
-        make_walk: Callable[[], Walk],
+        make_walk: Callable[[int], Walk],
     ) -> None:
-        self._transaction = transaction
+        self._begin = begin
+        self._leave = leave
         self._tables = tables
         self._value = value
         self._make_walk = make_walk
         self._walk: Walk | None = None
         """Reads instead of the transaction, which is spoilt by the first error and keeps its pages all the same."""
 
+    def __enter__(self) -> _LmdbSnapshot:
+        self._transaction = self._begin()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self._transaction.abort()
+        finally:
+            self._leave()
+
     def get(self, table: str, key: bytes) -> bytes | None:
         if self._walk is None:
             try:
-                with _translated("read"):
-                    found = self._transaction.get(key, db=self._tables[table])
+                found = self._transaction.get(key, db=self._tables[table])
                 return None if found is None else self._value(found)
             except IntegrityError as exc:
                 self._walk = self._go_on_without(exc)
+            except (lmdb.Error, MemoryError, OSError) as exc:
+                translated = _translate("read", exc)
+                if not isinstance(translated, IntegrityError):
+                    raise translated from exc
+                self._walk = self._go_on_without(translated)
         return self._walk.get(table, key)
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -615,7 +638,10 @@ class _LmdbSnapshot:
 
     def _go_on_without(self, exc: IntegrityError) -> Walk:
         log.warning("%s; reading goes on without LMDB", exc)
-        return self._make_walk()
+        return self._make_walk(self._transaction.id())
+
+
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.NotFoundError, lmdb.PanicError)
 
 
 class _MapFullError(Exception):
@@ -635,16 +661,21 @@ def _translated(action: str) -> Iterator[None]:
     """Turn lmdb's exceptions into ours."""
     try:
         yield
-    except lmdb.MapFullError as exc:
-        raise _MapFullError from exc
-    except lmdb.MapResizedError as exc:
-        raise _MapResizedError from exc
-    except (lmdb.DiskError, MemoryError) as exc:
-        raise StoreFullError(f"cannot {action} the database: {_reason(exc)}") from exc
-    except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.NotFoundError, lmdb.PanicError) as exc:
-        raise IntegrityError(f"the database is damaged: {_reason(exc)}") from exc
-    except (lmdb.Error, OSError) as exc:
-        raise StoreError(f"cannot {action} the database: {_reason(exc)}") from exc
+    except (lmdb.Error, MemoryError, OSError) as exc:
+        raise _translate(action, exc) from exc
+
+
+def _translate(action: str, exc: lmdb.Error | MemoryError | OSError) -> Exception:
+    """Return our exception for one of lmdb's, or of the system's below it."""
+    if isinstance(exc, lmdb.MapFullError):
+        return _MapFullError()
+    if isinstance(exc, lmdb.MapResizedError):
+        return _MapResizedError()
+    if isinstance(exc, lmdb.DiskError | MemoryError):
+        return StoreFullError(f"cannot {action} the database: {_reason(exc)}")
+    if isinstance(exc, _DAMAGE):
+        return IntegrityError(f"the database is damaged: {_reason(exc)}")
+    return StoreError(f"cannot {action} the database: {_reason(exc)}")
 
 
 @contextmanager

@@ -14,23 +14,33 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
         self._inside = 0
         self._closed = False
 
+    def enter(self) -> None:
+        """Be inside together with others until `leave`."""
+        with self._lock:
+            while self._closed:
+                self._condition.wait()
+            self._inside += 1
+
+    def leave(self) -> None:
+        """End what `enter` began."""
+        with self._lock:
+            self._inside -= 1
+            if self._closed and not self._inside:
+                self._condition.notify_all()
+
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Be inside together with others."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._closed)
-            self._inside += 1
+        """Be inside together with others for a block."""
+        self.enter()
         try:
             yield
         finally:
-            with self._condition:
-                self._inside -= 1
-                if self._closed and not self._inside:
-                    self._condition.notify_all()
+            self.leave()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
