@@ -341,7 +341,8 @@ class Store:
 
     def _sealed(self, batch: Batch) -> Iterator[Change]:
         for table, changes in batch.tables.items():
-            for key, value in sorted(changes.items()):
+            # Large values lie on the disk as they are put: in the order in which a file has them it is read at one go.
+            for key, value in sorted(changes.items()) if table.sealed else changes.items():
                 if value is not None and table.sealed:
                     value = self.keyring.seal_record(records.place(table, key), value)
                 yield table.name, key, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from dedupfs.crypto.keys import Keyring
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
 from dedupfs.storage import records
+from dedupfs.storage.engine import Change
 from dedupfs.storage.records import BANDS, CHUNKS, ENTRIES, INODES, Table
 from dedupfs.storage.store import Store, Transaction
 from dedupfs.storage.volume import Volume
@@ -521,3 +522,22 @@ def test_what_is_replaced_before_a_commit_takes_no_room(engine: FaultyEngine, ke
     engine.passing.set()
     opened.close()
     assert held < 12_000
+
+
+def test_large_values_reach_the_disk_in_the_order_in_which_a_file_has_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[tuple[str, bytes]] = []
+    apply = store.engine.apply
+
+    def record(changes: Iterable[Change]) -> None:
+        batch = list(changes)
+        reached.extend((table, key) for table, key, _ in batch)
+        apply(batch)
+
+    monkeypatch.setattr(store.engine, "apply", record)
+    names = [b"3", b"1", b"2"]
+    for name in names:
+        put(store, CHUNKS, name, b"ciphertext")
+    store.commit()
+    assert reached == [(CHUNKS.name, name) for name in names]
