@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import itertools
 from dataclasses import replace
 
@@ -137,6 +138,7 @@ def test_scrypt_takes_every_cost_that_is_accepted(key: bytes, n: int, r: int, p:
 
 def test_every_purpose_has_a_subkey_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aead, "RecordKey", lambda key: key)
+    monkeypatch.setattr(keys, "_ShortHmac", lambda key: key)
     keyring = Keyring(bytes(range(32)))
     subkeys = [getattr(keyring, name) for name in Keyring.__slots__]
     assert len(set(subkeys)) == len(subkeys) == 7
@@ -223,3 +225,11 @@ def test_keyed_functions_are_what_older_volumes_hold(keyring: Keyring) -> None:
         "chunk": keyring.seal_chunk(bytes(32), b"text"),
     }
     assert {name: output.hex() for name, output in outputs.items()} == GOLDEN
+
+
+@given(scope=st.binary(max_size=100), name=st.binary(max_size=300))
+def test_names_are_told_apart_by_hmac(scope: bytes, name: bytes) -> None:
+    """The digest of short messages is made from its parts; it is the one of RFC 2104 all the same."""
+    key = keys._subkey(bytes(32), "names")
+    expected = hmac.digest(key, scope + b"\0" + name, "sha256")[: keys.NAME_TOKEN_BYTES]
+    assert Keyring(bytes(32)).name_token(scope, name) == expected
