@@ -220,7 +220,7 @@ def _write(engine: LmdbEngine, expected: dict[tuple[str, bytes], set[bytes]], ch
             continue
         for table, key, value in batch:
             # Nothing stands for a key that is not there.
-            expected[table, key] = {value or b""}
+            expected[table, key] = {bytes(value or b"")}
     return outcome
 
 

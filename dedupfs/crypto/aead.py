@@ -91,20 +91,43 @@ def open_record(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
     return RecordKey(key).open(sealed, associated_data)
 
 
-def seal_chunk(key: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+def seal_chunk(key: bytes, plaintext: bytes | bytearray, associated_data: bytes) -> bytearray:
     """Return the chunk sealed under a 32-byte key that must never seal a second plaintext."""
-    return _CHUNK_VERSION + AESGCM(key).encrypt(_CHUNK_NONCE, plaintext, _CHUNK_VERSION + associated_data)
+    sealed = bytearray(len(plaintext) + CHUNK_OVERHEAD_BYTES)
+    sealed[:1] = _CHUNK_VERSION
+    AESGCM(key).encrypt_into(_CHUNK_NONCE, plaintext, _CHUNK_VERSION + associated_data, memoryview(sealed)[1:])
+    return sealed
 
 
-def open_chunk(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
+def open_chunk(key: bytes, sealed: bytes | bytearray, associated_data: bytes) -> bytes:
     """Return the plaintext of a sealed chunk.
 
     Raises:
         IntegrityError: not sealed under this key, or changed since.
     """
-    if len(sealed) < CHUNK_OVERHEAD_BYTES or sealed[:1] != _CHUNK_VERSION:
-        raise IntegrityError("a chunk is cut short or of an unknown version")
+    _check_chunk(sealed)
     try:
         return AESGCM(key).decrypt(_CHUNK_NONCE, memoryview(sealed)[1:], _CHUNK_VERSION + associated_data)
     except InvalidTag as exc:
         raise IntegrityError("a chunk failed authentication") from exc
+
+
+def open_chunk_into(key: bytes, sealed: bytes | bytearray, associated_data: bytes, room: bytearray) -> None:
+    """Put the plaintext of a sealed chunk into a buffer, which gets its length.
+
+    Raises:
+        IntegrityError: as `open_chunk`; what the buffer holds then means nothing.
+    """
+    _check_chunk(sealed)
+    length = len(sealed) - CHUNK_OVERHEAD_BYTES
+    del room[length:]
+    room.extend(bytes(length - len(room)))
+    try:
+        AESGCM(key).decrypt_into(_CHUNK_NONCE, memoryview(sealed)[1:], _CHUNK_VERSION + associated_data, room)
+    except InvalidTag as exc:
+        raise IntegrityError("a chunk failed authentication") from exc
+
+
+def _check_chunk(sealed: bytes | bytearray) -> None:
+    if len(sealed) < CHUNK_OVERHEAD_BYTES or sealed[:1] != _CHUNK_VERSION:
+        raise IntegrityError("a chunk is cut short or of an unknown version")

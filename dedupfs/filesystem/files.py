@@ -135,7 +135,7 @@ class Files:
             assert file.spool is not None, "it stays while the file is open"
             return file.spool.read(offset, size)
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
+    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write at any offset and return the number of bytes. Raises StoreFullError."""
         opened = self._handles.get(handle)
         if not opened.writable:

@@ -12,6 +12,9 @@ from dedupfs.storage.chunks import CHUNK_BYTES
 from dedupfs.storage.contents import Contents, PreparedLayout, is_zero
 from dedupfs.storage.records import Extent, Layout
 
+_BULK_BYTES = 32 << 10
+"""From this length on a write is taken for part of a longer one."""
+
 
 class Source(Protocol):
     """Bytes that do not change."""
@@ -93,16 +96,24 @@ class Spool:
             offset += length
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put data at any offset; a gap before it reads as zero bytes."""
         view = memoryview(data)
         while view:
             number, start = divmod(offset, CHUNK_BYTES)
             length = min(CHUNK_BYTES - start, len(view))
             block = self._writable(number, whole=length == CHUNK_BYTES)
+            if length >= _BULK_BYTES and len(block) < CHUNK_BYTES:
+                # More will come: at its full length at once a block need not move.
+                block.extend(bytes(CHUNK_BYTES - len(block)))
             if len(block) < start:
                 block.extend(bytes(start - len(block)))
-            block[start : start + length] = view[:length]
+            # Assigning to a slice of a bytearray would copy twice, and a block that is made longer at once moves once.
+            covered = min(len(block) - start, length)
+            if covered:
+                memoryview(block)[start : start + covered] = view[:covered]
+            if covered < length:
+                block += view[covered:length]
             view = view[length:]
             offset += length
         self.size = max(self.size, offset)
@@ -161,7 +172,12 @@ class Spool:
             if keep is not None and number not in self._blocks:
                 extents.extend(keep)
                 continue
-            piece = self.read(start, CHUNK_BYTES)
+            # A block that is full, or ends with the file, is taken as it is: nobody changes it before it is stored.
+            block = self._blocks.get(number)
+            rest = min(CHUNK_BYTES, self.size - start)
+            if block is not None:
+                del block[rest:]
+            piece = block if block is not None and len(block) == rest else self.read(start, CHUNK_BYTES)
             if not is_zero(piece):
                 prepared = contents.prepare_chunk(piece)
                 fresh[prepared.id] = prepared

@@ -12,7 +12,7 @@ PIECE_RECORDS = 64
 """On a full disk so many records go together, where all at once have no room: each may take a page or two until the
 commit after the next, and the engine keeps a mebibyte for that."""
 
-Changes = dict[bytes, bytes | None]
+Changes = dict[bytes, bytes | bytearray | None]
 """Key, and the new value or None to delete."""
 
 
@@ -24,7 +24,7 @@ class Batch:
         self.size_bytes = 0
         self._groups: dict[tuple[Table, bytes], Changes] = {}
 
-    def put(self, table: Table, key: bytes, value: bytes | None) -> None:
+    def put(self, table: Table, key: bytes, value: bytes | bytearray | None) -> None:
         changes = self.tables.setdefault(table, {})
         if key in changes:
             self.size_bytes -= len(key) + len(changes[key] or b"")

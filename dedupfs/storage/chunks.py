@@ -14,6 +14,7 @@ files: it is taken to be far too high, so that no chunk goes while somebody need
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
 
 from dedupfs.crypto.aead import CHUNK_OVERHEAD_BYTES
@@ -45,8 +46,9 @@ class PreparedChunk:
     """A plaintext on its way into the store; `sealed` is None when a sound ciphertext of it is there already."""
 
     id: ChunkId
-    plaintext: bytes | memoryview
-    sealed: bytes | None
+    plaintext: bytes | bytearray | memoryview
+    """A bytearray is the caller's own and must stay as it is until the chunk is linked."""
+    sealed: bytes | bytearray | None
 
 
 class Chunks:
@@ -54,12 +56,13 @@ class Chunks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._rooms = _Rooms()
 
-    def identify(self, plaintext: bytes | memoryview) -> ChunkId:
+    def identify(self, plaintext: bytes | bytearray | memoryview) -> ChunkId:
         """Return the id that the plaintext has or would have."""
         return ChunkId(self._store.keyring.chunk_id(plaintext))
 
-    def prepare(self, data: bytes | memoryview) -> PreparedChunk:
+    def prepare(self, data: bytes | bytearray | memoryview) -> PreparedChunk:
         """Return the chunk ready to be linked.
 
         A ciphertext that is already stored is opened once and compared: what turns out damaged is sealed afresh, so
@@ -68,17 +71,17 @@ class Chunks:
         """
         if not 0 < len(data) <= CHUNK_BYTES:
             raise ValueError(f"a chunk of {len(data)} bytes")
-        plaintext = bytes(data)
-        chunk = self.identify(plaintext)
+        chunk = self.identify(data)
+        padded = _pad(data, self._rooms.padded)
         stored = self._store.get(records.CHUNKS, chunk)
-        if stored is not None and self._holds(chunk, stored, plaintext):
+        if stored is not None and self._holds(chunk, stored, padded):
             return PreparedChunk(chunk, data, None)
-        sealed = self._store.keyring.seal_chunk(chunk, _pad(plaintext))
-        if not self._holds(chunk, sealed, plaintext):
+        sealed = self._store.keyring.seal_chunk(chunk, padded)
+        if not self._holds(chunk, sealed, padded):
             raise IntegrityError("a chunk did not open to what was sealed; the memory of this machine may be faulty")
         return PreparedChunk(chunk, data, sealed)
 
-    def read(self, chunk: ChunkId) -> bytes:
+    def read(self, chunk: ChunkId) -> memoryview:
         """Return the plaintext. Raises IntegrityError when it is missing or damaged."""
         sealed = self._store.get(records.CHUNKS, chunk)
         if sealed is None:
@@ -94,7 +97,7 @@ class Chunks:
         refs = self.references(prepared.id)
         sealed = prepared.sealed
         if sealed is None and refs is None:
-            sealed = self._store.keyring.seal_chunk(prepared.id, _pad(bytes(prepared.plaintext)))
+            sealed = self._store.keyring.seal_chunk(prepared.id, _pad(prepared.plaintext, self._rooms.padded))
         if sealed is not None:
             transaction.put(records.CHUNKS, prepared.id, sealed)
         if refs is None:
@@ -148,19 +151,22 @@ class Chunks:
     def _put(self, transaction: Transaction, chunk: ChunkId, extents: int, refs: ChunkRefs) -> None:
         transaction.put(records.CHUNK_REFS, chunk, records.encode_chunk_refs(ChunkRefs(extents, refs.stored_bytes)))
 
-    def _holds(self, chunk: ChunkId, sealed: bytes, plaintext: bytes) -> bool:
+    def _holds(self, chunk: ChunkId, sealed: bytes | bytearray, padded: bytearray) -> bool:
+        opened = self._rooms.opened
         try:
-            return self.open_sealed(chunk, sealed) == plaintext
+            self._store.keyring.open_chunk_into(chunk, sealed, opened)
         except IntegrityError:
             return False
+        # The padding is compared along: cutting the plaintext out first would copy all of it.
+        return opened == padded
 
-    def open_sealed(self, chunk: ChunkId, sealed: bytes) -> bytes:
-        """Return the plaintext of a stored value. Raises IntegrityError."""
+    def open_sealed(self, chunk: ChunkId, sealed: bytes) -> memoryview:
+        """Return the plaintext of a stored value, without its padding. Raises IntegrityError."""
         padded = self._store.keyring.open_chunk(chunk, sealed)
         length = int.from_bytes(padded[:_LENGTH_BYTES], "big")
         if length > len(padded) - _LENGTH_BYTES:
             raise IntegrityError("a chunk claims to be longer than it is")
-        return padded[_LENGTH_BYTES : _LENGTH_BYTES + length]
+        return memoryview(padded)[_LENGTH_BYTES : _LENGTH_BYTES + length]
 
 
 def stored_size(length: int) -> int:
@@ -173,7 +179,18 @@ def stored_size(length: int) -> int:
     return pages * _PAGE_BYTES - _PAGE_HEADER_BYTES
 
 
-def _pad(plaintext: bytes) -> bytes:
+class _Rooms(threading.local):
+    """Buffers that each thread uses again and again: fresh memory for each chunk takes longer than to seal it."""
+
+    def __init__(self) -> None:
+        self.padded = bytearray()
+        self.opened = bytearray()
+
+
+def _pad(plaintext: bytes | bytearray | memoryview, room: bytearray) -> bytearray:
+    """Put a plaintext into a buffer as it is sealed: its length, itself, and zero bytes that fill a whole value."""
     length = len(plaintext)
-    padded = stored_size(length) - CHUNK_OVERHEAD_BYTES
-    return b"".join((length.to_bytes(_LENGTH_BYTES, "big"), plaintext, bytes(padded - _LENGTH_BYTES - length)))
+    room[:] = length.to_bytes(_LENGTH_BYTES, "big")
+    room += plaintext
+    room += bytes(stored_size(length) - CHUNK_OVERHEAD_BYTES - _LENGTH_BYTES - length)
+    return room

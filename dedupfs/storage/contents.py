@@ -119,7 +119,7 @@ class Contents:
             return b""
         extents = layout.extents
         at = max(bisect_right(extents, offset, key=lambda extent: extent.offset) - 1, 0)
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         while offset < end:
             while at < len(extents) and extents[at].end <= offset:
                 at += 1
@@ -134,17 +134,14 @@ class Contents:
             plaintext = self._plaintext(extent)
             parts.append(plaintext[offset - extent.offset : stop - extent.offset])
             offset = stop
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def read_all(self, layout: Layout) -> bytes:
         """Return all bytes of a layout."""
         return self.read(layout, 0, layout.size)
 
-    def _plaintext(self, extent: Extent) -> bytes:
-        plaintext = self._cache.get(extent.chunk)
-        if plaintext is None:
-            plaintext = self._chunks.read(extent.chunk)
-            self._cache.put(extent.chunk, plaintext)
+    def _plaintext(self, extent: Extent) -> memoryview:
+        plaintext = self._cache.get(extent.chunk, self._chunks.read)
         if len(plaintext) != extent.length:
             raise IntegrityError("a chunk has another length than its extent")
         return plaintext
@@ -171,9 +168,9 @@ class Contents:
                 extents.append(Extent(offset, len(piece), prepared.id))
         return PreparedLayout(Layout(len(data), tuple(extents)), fresh)
 
-    def prepare_chunk(self, data: bytes | bytearray | memoryview) -> PreparedChunk:
-        """Seal one chunk of a layout that the caller puts together."""
-        return self._chunks.prepare(bytes(data))
+    def prepare_chunk(self, data: bytes | bytearray) -> PreparedChunk:
+        """Seal one chunk of a layout that the caller puts together; it must stay as it is until that is stored."""
+        return self._chunks.prepare(data)
 
     def identify(self, layout: Layout) -> ContentId:
         """Return the id that a content of this layout has."""

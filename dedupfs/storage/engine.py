@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-Change = tuple[str, bytes, bytes | None]
+Change = tuple[str, bytes, bytes | bytearray | None]
 """Table, key, and the new value or None to delete; deleting what is not there is no error."""
 
 

@@ -86,7 +86,7 @@ class Store:
             for batch in self._batches():
                 changes = batch.tables.get(table)
                 if changes is not None and key in changes:
-                    return changes[key]
+                    return _as_bytes(changes[key])
             if table.sealed:
                 slot = (table.name, key)
                 if slot in self._cache:
@@ -125,7 +125,7 @@ class Store:
                         if value is None:
                             found.pop(key, None)
                         else:
-                            found[key] = value
+                            found[key] = bytes(value)
         return sorted(found.items())
 
     def keys(self, table: Table) -> list[bytes]:
@@ -294,7 +294,7 @@ class Store:
             for table, changes in leaving.tables.items():
                 if table.sealed:
                     for key, value in changes.items():
-                        self._remember((table.name, key), value)
+                        self._remember((table.name, key), _as_bytes(value))
             self._leaving = Batch()
             self._leaving_parts = []
             self._durable_counters = self._leaving_counters
@@ -344,7 +344,7 @@ class Store:
             # Large values lie on the disk as they are put: in the order in which a file has them it is read at one go.
             for key, value in sorted(changes.items()) if table.sealed else changes.items():
                 if value is not None and table.sealed:
-                    value = self.keyring.seal_record(records.place(table, key), value)
+                    value = self.keyring.seal_record(records.place(table, key), bytes(value))
                 yield table.name, key, value
 
     def _opened(self, table: Table, key: bytes, value: bytes | None) -> bytes | None:
@@ -412,8 +412,11 @@ class Transaction:
         self.counted: dict[str, int] = {}
         self.notices: list[Callable[[], None]] = []
 
-    def put(self, table: Table, key: bytes, value: bytes) -> None:
-        """Set a value. Raises StoreFullError where it is a large one and finds no room."""
+    def put(self, table: Table, key: bytes, value: bytes | bytearray) -> None:
+        """Set a value; one that is a bytearray must stay as it is from now on.
+
+        Raises StoreFullError where it is a large one and finds no room.
+        """
         if len(value) >= _LARGE_BYTES and not table.sealed:
             self._store.set_aside(len(value))
         self.changes.put(table, key, value)
@@ -438,3 +441,7 @@ class Transaction:
         number = records.decode_number(stored) if stored else 1
         self.put(records.VOLUME, key, records.encode_number(number + 1))
         return number
+
+
+def _as_bytes(value: bytes | bytearray | None) -> bytes | None:
+    return bytes(value) if value is not None else None

@@ -374,7 +374,7 @@ def test_removing_every_file_leaves_nothing(core: Core) -> None:
 
 def without_cache(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every read of a chunk go to the store."""
-    monkeypatch.setattr(core.volume.contents._cache, "put", lambda chunk, plaintext: None)
+    monkeypatch.setattr(core.volume.contents._cache, "_hold", lambda chunk, plaintext: None)
 
 
 def test_an_open_file_that_becomes_a_picture_outlives_its_old_chunks(

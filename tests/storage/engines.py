@@ -44,7 +44,7 @@ class MemoryEngine:
                 if value is None:
                     changed[table].pop(key, None)
                 else:
-                    changed[table][key] = value
+                    changed[table][key] = bytes(value)
             self._tables = {**self._tables, **{name: _Rows(rows, sorted(rows)) for name, rows in changed.items()}}
 
     def set_aside(self, size_bytes: int) -> None:
