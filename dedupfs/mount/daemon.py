@@ -18,6 +18,7 @@ from dedupfs.errors import DedupfsError, UsageError
 from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.process import prepare_process
 from dedupfs.mount import ending
+from dedupfs.mount.frequent import Frequent
 from dedupfs.mount.idle import IdleWatch
 from dedupfs.mount.operations import Operations
 from dedupfs.mount.requests import Requests
@@ -61,7 +62,12 @@ def serve(
     operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
     idle: IdleWatch | None = None
     try:
-        session = Session(Requests(operations), os.fsencode(mountpoint), _mount_options(read_only, options))
+        session = Session(
+            Requests(operations),
+            lambda descriptor: Frequent(operations, descriptor).answer,
+            os.fsencode(mountpoint),
+            _mount_options(read_only, options),
+        )
         if idle_seconds is not None:
             idle = IdleWatch(
                 os.fsencode(mountpoint),
@@ -78,7 +84,7 @@ def serve(
         # A second Ctrl-C must not end this while files are in memory only.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        operations.forget_all()
+        operations.finish()
         filesystem.close()
         if not read_only:
             ending.note_good_end(directory)

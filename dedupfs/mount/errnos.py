@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 
 from dedupfs import errors
+
+log = logging.getLogger(__name__)
 
 _ERRNOS: tuple[tuple[type[Exception], int], ...] = (
     # The kernel looks the path up again, so that a file just replaced by a rename is found under its new inode.
@@ -35,3 +38,17 @@ def errno_of(exc: BaseException) -> int | None:
         if isinstance(exc, kind):
             return number
     return None
+
+
+def errno_after(operation: str, exc: BaseException) -> int:
+    """Return the errno to answer with when an operation has raised; what nobody foresaw is logged and becomes EIO."""
+    number = errno_of(exc)
+    if number is not None:
+        return number
+    if isinstance(exc, errors.DedupfsError):
+        log.error("%s failed: %s", operation, exc)
+        return errno.EIO
+    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
+        return exc.errno
+    log.error("%s failed in a way nobody foresaw", operation, exc_info=exc)
+    return errno.EIO

@@ -12,7 +12,19 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from ctypes import CFUNCTYPE, POINTER, c_char_p, c_double, c_int, c_size_t, c_uint, c_uint64, c_ulong, c_void_p
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    c_char_p,
+    c_double,
+    c_int,
+    c_size_t,
+    c_ssize_t,
+    c_uint,
+    c_uint64,
+    c_ulong,
+    c_void_p,
+)
 from typing import Any
 
 import fuse
@@ -172,7 +184,10 @@ session_exit = _declared(_waiting, "fuse_session_exit", None, c_void_p)
 session_exited = _declared(_quick, "fuse_session_exited", c_int, c_void_p)
 session_process = _declared(_quick, "fuse_session_process", None, c_void_p, c_void_p, c_size_t, c_void_p)
 chan_recv = _declared(_waiting, "fuse_chan_recv", c_int, POINTER(c_void_p), c_void_p, c_size_t)
+chan_fd = _declared(_quick, "fuse_chan_fd", c_int, c_void_p)
 chan_bufsize = _declared(_quick, "fuse_chan_bufsize", c_size_t, c_void_p)
+
+_writev = _declared(ctypes.PyDLL(None, use_errno=True), "writev", c_ssize_t, c_int, c_void_p, c_int)
 
 request_context = _declared(_quick, "fuse_req_ctx", POINTER(Context), _REQUEST)
 reply_err = _declared(_quick, "fuse_reply_err", c_int, _REQUEST, c_int)
@@ -182,7 +197,6 @@ reply_create = _declared(_quick, "fuse_reply_create", c_int, _REQUEST, POINTER(E
 reply_attr = _declared(_quick, "fuse_reply_attr", c_int, _REQUEST, POINTER(Stat), c_double)
 reply_readlink = _declared(_quick, "fuse_reply_readlink", c_int, _REQUEST, c_char_p)
 reply_open = _declared(_quick, "fuse_reply_open", c_int, _REQUEST, _INFO)
-reply_write = _declared(_quick, "fuse_reply_write", c_int, _REQUEST, c_size_t)
 reply_buf = _declared(_quick, "fuse_reply_buf", c_int, _REQUEST, c_char_p, c_size_t)
 reply_statfs = _declared(_quick, "fuse_reply_statfs", c_int, _REQUEST, POINTER(Statvfs))
 reply_xattr = _declared(_quick, "fuse_reply_xattr", c_int, _REQUEST, c_size_t)
@@ -195,6 +209,24 @@ def argument_vector(program: bytes, options: list[bytes]) -> Args:
     """Return an argument vector as libfuse parses it: the program's name, then `-o` options."""
     words = [program] + [word for option in options for word in (b"-o", option)]
     return Args(len(words), (c_char_p * (len(words) + 1))(*words, None), 0)
+
+
+class _Piece(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = [("start", c_char_p), ("length", c_size_t)]
+
+
+_TwoPieces = _Piece * 2
+
+
+def send(descriptor: int, head: bytes, body: bytes) -> int:
+    """Write two pieces to the kernel at one go, as os.writev does, but without giving up the interpreter lock.
+
+    Returns 0 or an errno.
+    """
+    pieces = _TwoPieces(_Piece(head, len(head)), _Piece(body, len(body)))
+    return 0 if _writev(descriptor, pieces, 2) >= 0 else ctypes.get_errno()
 
 
 _TIMES = (("st_atimespec", 0), ("st_mtimespec", 1), ("st_ctimespec", 2))

@@ -28,6 +28,7 @@ from dedupfs.errors import (
 from dedupfs.filesystem.filesystem import FileSystem, Space
 from dedupfs.filesystem.inodes import Attributes
 from dedupfs.model import InodeNo
+from dedupfs.mount.closing import Closer
 from dedupfs.mount.status import (
     PID_XATTR,
     RESERVED_XATTRS,
@@ -40,6 +41,8 @@ from dedupfs.mount.traffic import Traffic
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry
 
+_LABEL_XATTR = b"security.selinux"
+"""Where the kernel itself gives labels to the files of a mount, as it does with SELinux, it never asks for it."""
 _XATTR_CREATE = 1
 _XATTR_REPLACE = 2
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
@@ -74,6 +77,7 @@ class Operations:
         self.traffic = Traffic()
         self._filesystem = filesystem
         self._files = filesystem.files
+        self._closer = Closer(self._files.release)
         self._ready = ready
         self._volume = volume
         self._listings: dict[int, list[Entry]] = {}
@@ -111,8 +115,9 @@ class Operations:
             if was_held:
                 self._files.let_loose(number)
 
-    def forget_all(self) -> None:
-        """The kernel is gone."""
+    def finish(self) -> None:
+        """The kernel is gone: close and forget what it has left."""
+        self._closer.stop()
         for number in list(self._held):
             self.forget(number)
 
@@ -209,7 +214,13 @@ class Operations:
         """Return an extended attribute."""
         if name.startswith(RESERVED_XATTRS):
             return self._about_mount(number, name)
-        return self._filesystem.get_xattr(number, name)
+        try:
+            return self._filesystem.get_xattr(number, name)
+        except NoAttributeError:
+            if name == _LABEL_XATTR:
+                # `ls -l` asks for it, file by file, until it hears that this file system has no such thing.
+                raise NotSupportedError("no labels here") from None
+            raise
 
     def listxattr(self, number: InodeNo) -> list[bytes]:
         """Return the names of all extended attributes."""
@@ -220,6 +231,7 @@ class Operations:
         if name.startswith(RESERVED_XATTRS):
             if number != ROOT or name != SETTLE_XATTR:
                 raise NotPermittedError("attributes of this name are dedupfs's own")
+            self._closer.wait()
             self._filesystem.settle()
             return
         create, replace_it = bool(flags & _XATTR_CREATE), bool(flags & _XATTR_REPLACE)
@@ -254,7 +266,7 @@ class Operations:
         self.traffic.has_read(len(data))
         return data
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
+    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write, and return the number of bytes."""
         written = self._files.write(handle, offset, data)
         self.traffic.has_written(written)
@@ -276,8 +288,8 @@ class Operations:
         self._files.fsync(handle)
 
     def release(self, handle: int) -> None:
-        """Close a handle."""
-        self._files.release(handle)
+        """Have a handle closed; nobody waits for that."""
+        self._closer.put(handle)
 
     # Inside
 

@@ -15,11 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, cast
 
-from dedupfs.errors import DedupfsError
 from dedupfs.filesystem.inodes import BLOCK_BYTES, Attributes
 from dedupfs.model import InodeNo
 from dedupfs.mount import libfuse
-from dedupfs.mount.errnos import errno_of
+from dedupfs.mount.errnos import errno_after
 from dedupfs.mount.operations import Caller, Changes, Operations, device_of
 
 log = logging.getLogger(__name__)
@@ -45,26 +44,13 @@ def _answered(
         try:
             handler(self, request, *arguments, **keywords)
         except BaseException as exc:  # noqa: BLE001 -- what is raised here would be lost, and the caller would hang
-            libfuse.reply_err(request, _errno_after(handler.__name__, exc))
+            libfuse.reply_err(request, errno_after(handler.__name__, exc))
 
     return cast("Callable[Concatenate[Requests, int, _P], None]", answered)
 
 
-def _errno_after(operation: str, exc: BaseException) -> int:
-    number = errno_of(exc)
-    if number is not None:
-        return number
-    if isinstance(exc, DedupfsError):
-        log.error("%s failed: %s", operation, exc)
-        return errno.EIO
-    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
-        return exc.errno
-    log.error("%s failed in a way nobody foresaw", operation, exc_info=exc)
-    return errno.EIO
-
-
 class Requests:
-    """libfuse's low-level operations; a method's name is that of its operation."""
+    """libfuse's low-level operations, but for what `frequent` answers; a method's name is that of its operation."""
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
@@ -174,10 +160,6 @@ class Requests:
         libfuse.reply_attr(request, _stat(self._operations.setattr(InodeNo(number), changes)), CACHE_SECONDS)
 
     @_answered
-    def getxattr(self, request: int, number: int, name: bytes, size: int) -> None:
-        _reply_sized(request, self._operations.getxattr(InodeNo(number), name), size)
-
-    @_answered
     def listxattr(self, request: int, number: int, size: int) -> None:
         names = self._operations.listxattr(InodeNo(number))
         _reply_sized(request, b"".join(name + b"\0" for name in names), size)
@@ -229,33 +211,13 @@ class Requests:
             self._operations.release(handle)
 
     @_answered
-    def read(self, request: int, number: int, size: int, offset: int, info: int) -> None:
-        data = self._operations.read(libfuse.FileInfo.from_address(info).fh, offset, size)
-        libfuse.reply_buf(request, data, len(data))
-
-    @_answered
-    def write(self, request: int, number: int, data: int, size: int, offset: int, info: int) -> None:
-        handle = libfuse.FileInfo.from_address(info).fh
-        libfuse.reply_write(request, self._operations.write(handle, offset, ctypes.string_at(data, size)))
-
-    @_answered
     def fallocate(self, request: int, number: int, mode: int, offset: int, length: int, info: int) -> None:
         self._operations.fallocate(libfuse.FileInfo.from_address(info).fh, mode, offset, length)
         libfuse.reply_err(request, 0)
 
     @_answered
-    def flush(self, request: int, number: int, info: int) -> None:
-        self._operations.flush(libfuse.FileInfo.from_address(info).fh)
-        libfuse.reply_err(request, 0)
-
-    @_answered
     def fsync(self, request: int, number: int, datasync: int, info: int) -> None:
         self._operations.fsync(libfuse.FileInfo.from_address(info).fh)
-        libfuse.reply_err(request, 0)
-
-    @_answered
-    def release(self, request: int, number: int, info: int) -> None:
-        self._operations.release(libfuse.FileInfo.from_address(info).fh)
         libfuse.reply_err(request, 0)
 
 

@@ -35,11 +35,19 @@ _SAID_BYTES = 4096
 class Session:
     """A mounted connection; `serve` may be called once."""
 
-    def __init__(self, handlers: object, mountpoint: bytes, options: Mapping[str, str | bool]) -> None:
+    def __init__(
+        self,
+        handlers: object,
+        frequent: Callable[[int], Callable[[memoryview], bool]],
+        mountpoint: bytes,
+        options: Mapping[str, str | bool],
+    ) -> None:
         """Mount.
 
         Args:
             handlers: has a method for every operation of libfuse's low-level interface that is to be answered.
+            frequent: gets the descriptor of the connection and returns what is asked first about each request, as it
+                came; it tells whether it has answered.
             options: of `mount -o`; True for those without a value, False for those to be left out.
 
         Raises:
@@ -66,6 +74,7 @@ class Session:
                 reason = said() or "libfuse does not know an option"
                 raise UsageError(f"cannot mount at {os.fsdecode(mountpoint)}: {reason}")
         libfuse.session_add_chan(self._session, self._channel)
+        self._answer = frequent(libfuse.chan_fd(self._channel))
 
     def serve(self) -> None:
         """Answer requests until somebody unmounts or a signal asks for the end; runs on the main thread."""
@@ -96,6 +105,7 @@ class Session:
     def _work(self) -> None:
         size = libfuse.chan_bufsize(self._channel)
         buffer = ctypes.create_string_buffer(size)
+        view = memoryview(buffer).cast("B")
         channel = ctypes.c_void_p(self._channel)
         me = threading.get_ident()
         while not libfuse.session_exited(self._session):
@@ -103,6 +113,8 @@ class Session:
             received = libfuse.chan_recv(ctypes.byref(channel), buffer, size)
             self._receiving.discard(me)
             if received > 0:
+                if self._answer(view[:received]):
+                    continue
                 libfuse.session_process(self._session, buffer, received, channel)
             elif received not in (-errno.EINTR, -errno.EAGAIN, 0):
                 log.error("the kernel gives no more requests: %s", os.strerror(-received))

@@ -174,17 +174,12 @@ STAT = libfuse.Stat()
         ("rename", (1, b"a", 1, b"b")),
         ("link", (7, 1, b"b")),
         ("open", (7, ctypes.addressof(INFO))),
-        ("read", (7, 1, 0, ctypes.addressof(INFO))),
-        ("write", (7, ctypes.addressof(STAT), 1, 0, ctypes.addressof(INFO))),
-        ("flush", (7, ctypes.addressof(INFO))),
-        ("release", (7, ctypes.addressof(INFO))),
         ("fsync", (7, 0, ctypes.addressof(INFO))),
         ("opendir", (1, ctypes.addressof(INFO))),
         ("readdir", (1, 4096, 0, ctypes.addressof(INFO))),
         ("fsyncdir", (1, 0, ctypes.addressof(INFO))),
         ("statfs", (1,)),
         ("setxattr", (7, b"user.x", None, 0, 0)),
-        ("getxattr", (7, b"user.x", 0)),
         ("listxattr", (7, 0)),
         ("removexattr", (7, b"user.x")),
         ("create", (1, b"a", 0o644, ctypes.addressof(INFO))),
@@ -226,9 +221,6 @@ class Recording:
 
     def remove_directory(self, parent: int, name: bytes) -> Attributes:
         return Attributes(InodeNo(8), 0o040755, 1, 2, 0, 2, 77, 1, 1, 1, 1)
-
-    def get_xattr(self, number: int, name: bytes) -> bytes:
-        return b"value"
 
     def space(self) -> Space:
         return Space(total_bytes=8192, free_bytes=4096, files=3)
@@ -285,7 +277,7 @@ def test_what_the_kernel_did_not_forget_is_let_loose_at_the_end() -> None:
     filesystem.nlink = 1
     operations = Operations(filesystem, b"/volume", lambda: None)  # type: ignore[arg-type]
     operations.unlink(InodeNo(1), "ä".encode())
-    operations.forget_all()
+    operations.finish()
     assert filesystem.calls[2:] == [("let_loose", 7)]
 
 
@@ -353,12 +345,6 @@ def test_flags_of_extended_attributes(flags: int, wanted: tuple[bool, bool]) -> 
     assert filesystem.calls == [("set_xattr", 7, b"user.x", b"value", *wanted)]
 
 
-@pytest.mark.parametrize(("room", "wanted"), [(0, ("xattr", 5)), (4, ("err", errno.ERANGE)), (5, ("buf", b"value", 5))])
-def test_the_size_of_an_attribute_is_told_and_kept_to(room: int, wanted: tuple[object, ...], replies: Replies) -> None:
-    requests(Recording()).getxattr(REQUEST, 7, b"user.x", room)
-    assert replies.only() == wanted
-
-
 def test_room_is_told_in_blocks(replies: Replies) -> None:
     requests(Recording()).statfs(REQUEST, 1)
     _, told = replies.only()
@@ -368,7 +354,9 @@ def test_room_is_told_in_blocks(replies: Replies) -> None:
 def test_a_handle_that_nobody_learned_of_is_closed(replies: Replies) -> None:
     filesystem = Recording()
     replies.undeliverable = True
-    requests(filesystem).create(REQUEST, 1, b"a", 0o644, ctypes.addressof(INFO))
+    operations = Operations(filesystem, b"/volume", lambda: None)  # type: ignore[arg-type]
+    Requests(operations).create(REQUEST, 1, b"a", 0o644, ctypes.addressof(INFO))
+    operations.finish()
     assert filesystem.calls == [("release", 5)]
 
 
