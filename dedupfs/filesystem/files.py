@@ -178,10 +178,6 @@ class Files:
             self._account(spool.memory_bytes - held)
             self._stamp(file)
 
-    def flush(self, handle: int) -> None:
-        """Called at every close of a descriptor; bytes are stored at the last one."""
-        self._handles.get(handle)
-
     def fsync(self, handle: int) -> None:
         """Return when the bytes and attributes of the file are durable. Raises StoreFullError."""
         file = self._handles.get(handle).file

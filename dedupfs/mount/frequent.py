@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 _REQUEST = struct.Struct("=IIQQIIII")  # length, operation, own number, inode, uid, gid, pid, unused
 _ANSWER = struct.Struct("=IiQ")  # length, negative errno, number of the request
 _TRANSFER = struct.Struct("=QQIIQII")  # of read and write: handle, offset, size, flags, lock owner, open flags, unused
-_HANDLE = struct.Struct("=Q")  # what flush and release begin with
+_HANDLE = struct.Struct("=Q")  # what release begins with
 _SIZE = struct.Struct("=II")  # of getxattr: room offered, unused; of the answers to it and to write: a length, unused
-_READ, _WRITE, _RELEASE, _GETXATTR, _FLUSH = 15, 16, 18, 22, 25
+_READ, _WRITE, _RELEASE, _GETXATTR = 15, 16, 18, 22
 
 
 class Frequent:
@@ -44,7 +44,6 @@ class Frequent:
             _WRITE: ("write", self._write),
             _RELEASE: ("release", self._release),
             _GETXATTR: ("getxattr", self._getxattr),
-            _FLUSH: ("flush", self._flush),
         }
 
     def answer(self, request: memoryview) -> bool:
@@ -73,10 +72,6 @@ class Frequent:
         handle, offset, size, *_ = _TRANSFER.unpack_from(body)
         data = body[_TRANSFER.size : _TRANSFER.size + size]
         return _SIZE.pack(self._operations.write(handle, offset, data), 0)
-
-    def _flush(self, inode: int, body: memoryview) -> bytes:
-        self._operations.flush(*_HANDLE.unpack_from(body))
-        return b""
 
     def _release(self, inode: int, body: memoryview) -> bytes:
         self._operations.release(*_HANDLE.unpack_from(body))

@@ -279,10 +279,6 @@ class Operations:
         clear = bool(mode & (_PUNCH_HOLE | _ZERO_RANGE))
         self._files.allocate(handle, offset, length, clear=clear, keep_size=bool(mode & _KEEP_SIZE))
 
-    def flush(self, handle: int) -> None:
-        """A descriptor is closed."""
-        self._files.flush(handle)
-
     def fsync(self, handle: int) -> None:
         """Make a file durable."""
         self._files.fsync(handle)

@@ -50,7 +50,11 @@ def _answered(
 
 
 class Requests:
-    """libfuse's low-level operations, but for what `frequent` answers; a method's name is that of its operation."""
+    """libfuse's low-level operations, but for what `frequent` answers; a method's name is that of its operation.
+
+    `flush` is left out: bytes are stored at the last close, and once the kernel has heard that there is no such
+    operation, closing a descriptor takes one request less.
+    """
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations

@@ -18,7 +18,7 @@ try:
 except OSError as missing:
     pytest.skip(f"libfuse is not installed: {missing}", allow_module_level=True)
 
-READ, WRITE, RELEASE, GETXATTR, FLUSH, LOOKUP = 15, 16, 18, 22, 25, 1
+READ, WRITE, RELEASE, GETXATTR, LOOKUP = 15, 16, 18, 22, 1
 NUMBER = 4711
 
 
@@ -42,9 +42,6 @@ class Recording:
     def write(self, handle: int, offset: int, data: memoryview) -> int:
         self._note("write", handle, offset, bytes(data))
         return len(data)
-
-    def flush(self, handle: int) -> None:
-        self._note("flush", handle)
 
     def release(self, handle: int) -> None:
         self._note("release", handle)
@@ -103,7 +100,6 @@ CLOSING = struct.pack("=QIIQ", 5, 0, 0, 0)
 ALL = [
     (READ, transfer(0, 10)),
     (WRITE, transfer(0, 3, b"abc")),
-    (FLUSH, CLOSING),
     (GETXATTR, attribute(b"user.x", 0)),
 ]
 
@@ -121,11 +117,10 @@ def test_bytes_are_written_and_no_more_than_were_sent(kernel: Kernel) -> None:
 
 
 def test_a_file_is_closed_and_nobody_waits_for_it(kernel: Kernel) -> None:
-    assert kernel.ask(FLUSH, CLOSING) == (0, b"")
     kernel.filesystem.failure = errors.StoreFullError("full")
     assert kernel.ask(RELEASE, CLOSING) == (0, b"")
     kernel.operations.finish()
-    assert kernel.filesystem.calls == [("flush", 5), ("release", 5)]
+    assert kernel.filesystem.calls == [("release", 5)]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +150,7 @@ def test_ls_asks_for_a_label_only_once_if_it_hears_that_there_are_none(kernel: K
     ],
     ids=repr,
 )
-@pytest.mark.parametrize(("kind", "body"), ALL, ids=["read", "write", "flush", "getxattr"])
+@pytest.mark.parametrize(("kind", "body"), ALL, ids=["read", "write", "getxattr"])
 def test_every_request_passes_errors_on(
     failure: BaseException, wanted: int, kind: int, body: bytes, kernel: Kernel
 ) -> None:
@@ -163,7 +158,7 @@ def test_every_request_passes_errors_on(
     assert kernel.ask(kind, body) == (wanted, b"")
 
 
-@pytest.mark.parametrize(("kind", "body"), ALL, ids=["read", "write", "flush", "getxattr"])
+@pytest.mark.parametrize(("kind", "body"), ALL, ids=["read", "write", "getxattr"])
 def test_a_request_that_is_cut_short_is_refused(kind: int, body: bytes, kernel: Kernel) -> None:
     assert kernel.ask(kind, body[:4]) == (errno.EIO, b"")
     assert not kernel.filesystem.calls
