@@ -19,6 +19,8 @@ from dedupfs.errors import (
     DedupfsError,
     EntryExistsError,
     EntryNotFoundError,
+    InvalidRequestError,
+    NotPermittedError,
     NotSupportedError,
     StoreFullError,
     TooManyLinksError,
@@ -27,12 +29,11 @@ from dedupfs.filesystem.copying import Copied
 from dedupfs.filesystem.files import STEP_BYTES
 from dedupfs.filesystem.filesystem import FileSystem
 from dedupfs.filesystem.inodes import Attributes
+from dedupfs.filesystem.xattrs import RESERVED_XATTRS
 from dedupfs.model import InodeNo
-from dedupfs.storage.metadata import ROOT
+from dedupfs.storage.metadata import POLICY_XATTR, ROOT
 
 PIECE_BYTES = 1 << 20
-OWN_XATTRS = b"user.dedupfs."
-"""Names that a mount answers itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class CopyIn:
         waiting: list[tuple[bytes, InodeNo]] = []
         try:
             if is_contents(source):
-                self._directories.append((source, os.stat(source), ROOT))
+                self._begin(source, os.stat(source), ROOT)
                 waiting.append((source, ROOT))
             else:
                 first = _Item(source, os.lstat(source), ROOT, os.path.basename(source))
@@ -147,8 +148,16 @@ class CopyIn:
             self._fail(item.source, exc)
             return
         self._copied.count("directories")
-        self._directories.append((item.source, item.status, number))
+        self._begin(item.source, item.status, number)
         waiting.append((item.source, number))
+
+    def _begin(self, source: bytes, status: os.stat_result, number: InodeNo) -> None:
+        """Note a directory whose attributes come last, but for the policy, which what is below it goes by."""
+        self._directories.append((source, status, number))
+        for name, value in self._read_xattrs(source):
+            if name == POLICY_XATTR:
+                with contextlib.suppress(InvalidRequestError):
+                    self._filesystem.set_xattr(number, name, value)
 
     def _find(self, item: _Item) -> Attributes | None:
         """Return what has the item's name in the volume."""
@@ -261,7 +270,7 @@ class CopyIn:
         for name, value in self._read_xattrs(source):
             try:
                 self._filesystem.set_xattr(number, name, value)
-            except NotSupportedError as exc:
+            except (NotSupportedError, NotPermittedError, InvalidRequestError) as exc:
                 self._copied.leave(source, str(exc))
         uid, gid = self._owner(status)
         self._filesystem.set_attributes(
@@ -276,7 +285,7 @@ class CopyIn:
     def _read_xattrs(self, source: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
             for name in map(os.fsencode, os.listxattr(source, follow_symlinks=source.endswith(b"/"))):
-                if not name.startswith(OWN_XATTRS):
+                if name == POLICY_XATTR or not name.startswith(RESERVED_XATTRS):
                     yield name, os.getxattr(source, name, follow_symlinks=source.endswith(b"/"))
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.ENODATA):

@@ -34,12 +34,13 @@ from dedupfs.errors import (
 from dedupfs.filesystem.handles import Handle, HandleTable, OpenFile
 from dedupfs.filesystem.inodes import Inodes
 from dedupfs.filesystem.namespace import Lost
+from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.room import Room
 from dedupfs.filesystem.spool import EmptySource, LayoutSource, Source, Spool
 from dedupfs.filesystem.subject import FileSubject
 from dedupfs.ingest.pipeline import HEAD_BYTES, Pipeline
 from dedupfs.ingest.renderer import Renderer
-from dedupfs.model import ContentId, InodeNo
+from dedupfs.model import ContentId, InodeNo, Policy
 from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.records import ContentState, Exact, Inode
 from dedupfs.storage.store import Transaction
@@ -61,13 +62,20 @@ class Files:
     """Every file of a volume that is open or has bytes to be stored."""
 
     def __init__(
-        self, volume: Volume, inodes: Inodes, pipeline: Pipeline, renderer: Renderer, spool_budget_bytes: int
+        self,
+        volume: Volume,
+        inodes: Inodes,
+        pipeline: Pipeline,
+        renderer: Renderer,
+        policies: Policies,
+        spool_budget_bytes: int,
     ) -> None:
         self._volume = volume
         self._store = volume.store
         self._metadata = volume.metadata
         self._contents = volume.contents
         self.inodes = inodes
+        self.policies = policies
         self._pipeline = pipeline
         self._renderer = renderer
         self._budget_bytes = spool_budget_bytes
@@ -151,7 +159,7 @@ class Files:
             spool.write(offset, data)
             self._account(spool.memory_bytes - held)
             self._stamp(file)
-            if spool.memory_bytes >= STEP_BYTES and not self._is_candidate(spool):
+            if spool.memory_bytes >= STEP_BYTES and not self._is_picture(spool, self.policies.of_file(file.inode)):
                 self._save(file)
         return len(data)
 
@@ -390,7 +398,7 @@ class Files:
             try:
                 if self._remove_orphan(file):
                     return
-                if file.unsaved and file.spool is not None and self._is_candidate(file.spool):
+                if file.unsaved and file.spool is not None and self._is_candidate(file, file.spool):
                     with self._store.lock:
                         if file.handles or file.queued:
                             return
@@ -477,7 +485,7 @@ class Files:
         if file.spool is None:
             # Nothing that is damaged keeps a file from being written anew.
             spool = Spool(EmptySource() if emptied else self._source(file))
-            if not emptied and self._is_candidate(spool):
+            if not emptied and self._is_picture(spool, self.policies.of_file(file.inode)):
                 # A picture is stored as a whole: what cannot be read must fail this write, not every attempt to save.
                 try:
                     self.loaded(spool)
@@ -500,18 +508,25 @@ class Files:
     def _stamp(self, file: OpenFile) -> None:
         file.mtime_ns = file.ctime_ns = self.inodes.now_ns()
 
-    def _is_candidate(self, spool: Spool) -> bool:
-        return self._pipeline.wants(spool.read(0, HEAD_BYTES), spool.size)
+    def _is_picture(self, spool: Spool, policy: Policy) -> bool:
+        return self._pipeline.wants(spool.read(0, HEAD_BYTES), spool.size, policy)
+
+    def _is_candidate(self, file: OpenFile, spool: Spool) -> bool:
+        """Whether there is a decision to be taken about a picture."""
+        policy = self.policies.of_file(file.inode)
+        return policy is not Policy.OFF and self._is_picture(spool, policy)
 
     def _save(self, file: OpenFile) -> None:
         """Store the spool's bytes exactly; under the file's lock. Raises StoreFullError."""
         spool = file.spool
         if spool is None:
             return
-        candidate = self._is_candidate(spool)
-        if candidate:
+        policy = self.policies.of_file(file.inode)
+        whole = self._is_picture(spool, policy)
+        candidate = whole and policy is not Policy.OFF
+        if whole:
             data = self.loaded(spool)
-            prepared = self._contents.prepare(data, self._pipeline.cuts(data))
+            prepared = self._contents.prepare(data, self._pipeline.cuts(data, policy))
         else:
             prepared = spool.prepare(self._contents)
         with self._store.lock:
@@ -526,7 +541,7 @@ class Files:
             if content is not None and candidate:
                 # A picture stays in memory while it is open: the decision may replace what is stored.
                 self._pipeline.decide_later(content)
-            elif content is None or isinstance(self._contents.find(content), Exact):
+            elif not whole and (content is None or isinstance(self._contents.find(content), Exact)):
                 self._account(-spool.memory_bytes)
                 spool.rebase(LayoutSource(self._contents, prepared.layout))
         self._store.wait_for_room()

@@ -1,9 +1,9 @@
 """FileSystem: one method per POSIX operation, on inodes and handles; knows nothing of FUSE.
 
-Names, attributes and extended attributes are here; the bytes of files are the business of `files`. Every operation is
-one transaction of the store, so that it happens as a whole or not at all. A new file whose bytes are not stored yet is
-noted as unfinished, so that a crash leaves it whole or absent; an old one keeps its old bytes until the new ones are
-stored.
+Names and attributes are here; extended attributes are the business of `xattrs`, the bytes of files that of `files`.
+Every operation is one transaction of the store, so that it happens as a whole or not at all. A new file whose bytes are
+not stored yet is noted as unfinished, so that a crash leaves it whole or absent; an old one keeps its old bytes until
+the new ones are stored.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from dedupfs.errors import (
-    AttributeTooLargeError,
-    EntryExistsError,
     IntegrityError,
     InvalidRequestError,
     NameTooLongError,
-    NoAttributeError,
     NotDirectoryError,
-    NotSupportedError,
     StaleInodeError,
     StoreError,
     StoreFullError,
 )
 from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
-from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, NAME_MAX_BYTES, Lost, Namespace
+from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, Lost, Namespace
+from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.recovery import has_root, make_root, recover
 from dedupfs.filesystem.statistics import statistics
+from dedupfs.filesystem.whereabouts import Whereabouts
+from dedupfs.filesystem.xattrs import Xattrs
 from dedupfs.ingest.pipeline import Pipeline
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.model import InodeNo
-from dedupfs.storage.records import Entry, Xattr
+from dedupfs.storage.records import Entry
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
@@ -45,8 +44,6 @@ log = logging.getLogger(__name__)
 LAST_SECONDS = 30.0
 """How long an unmount waits for room on a full disk before it gives up what is in memory alone."""
 _LAST_PAUSE_SECONDS = 0.5
-XATTR_MAX_BYTES = 64 << 10
-XATTR_TOTAL_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +80,11 @@ class FileSystem:
         self._pipeline = pipeline
         self._renderer = renderer
         self._inodes = Inodes(volume)
-        self._names = Namespace(volume, self._inodes)
-        self.files = Files(volume, self._inodes, pipeline, renderer, spool_budget_bytes)
+        whereabouts = Whereabouts(volume)
+        self._names = Namespace(volume, self._inodes, whereabouts)
+        policies = Policies(volume, whereabouts)
+        self.files = Files(volume, self._inodes, pipeline, renderer, policies, spool_budget_bytes)
+        self._xattrs = Xattrs(volume, self._inodes, self.files, whereabouts)
         if not self._store.read_only:
             self._metadata.mend_numbers()
             make_root(volume, self._inodes, os.getuid(), os.getgid())
@@ -266,46 +266,22 @@ class FileSystem:
     # Extended attributes
 
     def get_xattr(self, number: InodeNo, name: bytes) -> bytes:
-        """Return an attribute. Raises NoAttributeError."""
-        _check_xattr_name(name)
-        value = self._metadata.find_xattr(number, name)
-        if value is None:
-            raise NoAttributeError("no such attribute")
-        return value
+        """See Xattrs."""
+        return self._xattrs.get(number, name)
 
     def list_xattrs(self, number: InodeNo) -> list[bytes]:
-        """Return the names of all attributes."""
-        return [xattr.name for xattr in self._metadata.xattrs(number)]
+        """See Xattrs."""
+        return self._xattrs.list(number)
 
     def set_xattr(
         self, number: InodeNo, name: bytes, value: bytes, *, create: bool = False, replace: bool = False
     ) -> None:
-        """Set an attribute. Raises EntryExistsError, NoAttributeError, AttributeTooLargeError, NameTooLongError."""
-        _check_xattr_name(name)
-        if len(name) > NAME_MAX_BYTES:
-            raise NameTooLongError(f"the name of an attribute has at most {NAME_MAX_BYTES} bytes")
-        if len(value) > XATTR_MAX_BYTES:
-            raise AttributeTooLargeError(f"an attribute has at most {XATTR_MAX_BYTES} bytes")
-        with self._store.transaction() as transaction:
-            self._metadata.inode(number)
-            present = self._metadata.xattrs(number)
-            exists = any(xattr.name == name for xattr in present)
-            if create and exists:
-                raise EntryExistsError("the attribute exists")
-            if replace and not exists:
-                raise NoAttributeError("no such attribute")
-            total = sum(len(xattr.name) + len(xattr.value) for xattr in present if xattr.name != name)
-            if total + len(name) + len(value) > XATTR_TOTAL_MAX_BYTES:
-                raise AttributeTooLargeError(f"an inode has at most {XATTR_TOTAL_MAX_BYTES} bytes of attributes")
-            self._metadata.put_xattr(transaction, number, Xattr(name, value))
-            self._inodes.change(transaction, number)
+        """See Xattrs."""
+        self._xattrs.set(number, name, value, create=create, replace=replace)
 
     def remove_xattr(self, number: InodeNo, name: bytes) -> None:
-        """Remove an attribute. Raises NoAttributeError."""
-        with self._store.transaction() as transaction:
-            self.get_xattr(number, name)
-            self._metadata.delete_xattr(transaction, number, name)
-            self._inodes.change(transaction, number)
+        """See Xattrs."""
+        self._xattrs.remove(number, name)
 
     # Files
 
@@ -402,9 +378,3 @@ class FileSystem:
             number = self._inodes.make(transaction, mode, uid, group, rdev=rdev, target=target)
             self._names.enter(transaction, parent, name, number)
             return number
-
-
-def _check_xattr_name(name: bytes) -> None:
-    """Refuse what would have to mean something here: a tool that sets an access control list sets no mode then."""
-    if not name.startswith((b"user.", b"trusted.", b"security.")):
-        raise NotSupportedError("no such attributes here")

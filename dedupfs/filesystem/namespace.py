@@ -21,6 +21,7 @@ from dedupfs.errors import (
     TooManyLinksError,
 )
 from dedupfs.filesystem.inodes import Inodes
+from dedupfs.filesystem.whereabouts import Whereabouts
 from dedupfs.model import InodeNo
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry, Inode
@@ -43,10 +44,12 @@ class Lost:
 class Namespace:
     """Lookup and change of directory entries."""
 
-    def __init__(self, volume: Volume, inodes: Inodes) -> None:
+    def __init__(self, volume: Volume, inodes: Inodes, whereabouts: Whereabouts | None = None) -> None:
+        """`whereabouts`, where there is one, is told of every name that leads to an inode."""
         self._volume = volume
         self._metadata = volume.metadata
         self._inodes = inodes
+        self._whereabouts = whereabouts
 
     def lookup(self, parent: InodeNo, name: bytes) -> InodeNo:
         """Return the inode of a name. Raises EntryNotFoundError, NotDirectoryError or NameTooLongError."""
@@ -58,6 +61,7 @@ class Namespace:
             if not stat.S_ISDIR(self._metadata.inode(parent).mode):
                 raise NotDirectoryError("not a directory")
             raise EntryNotFoundError("no such entry")
+        self._found(entry.inode, parent, name)
         return entry.inode
 
     def enter(self, transaction: Transaction, parent: InodeNo, name: bytes, inode: InodeNo) -> None:
@@ -65,6 +69,7 @@ class Namespace:
         self.check_free(parent, name)
         mode = self._metadata.inode(inode).mode
         self._metadata.put_entry(transaction, parent, Entry(inode, stat.S_IFMT(mode), name))
+        self._found(inode, parent, name)
         self._inodes.touch_directory(transaction, parent, links=int(stat.S_ISDIR(mode)))
 
     def link(self, transaction: Transaction, inode: InodeNo, parent: InodeNo, name: bytes) -> None:
@@ -132,6 +137,7 @@ class Namespace:
                 lost = self._lose_name(transaction, target.inode, new_parent, new_name)
         self._metadata.delete_entry(transaction, parent, name)
         self._metadata.put_entry(transaction, new_parent, replace(entry, name=new_name))
+        self._found(entry.inode, new_parent, new_name)
         moved_links = int(is_directory)
         self._inodes.touch_directory(transaction, parent, links=-moved_links)
         self._inodes.touch_directory(transaction, new_parent, links=moved_links)
@@ -156,6 +162,10 @@ class Namespace:
         check_name(name)
         if name in (b".", b"..") or self._metadata.find_entry(parent, name) is not None:
             raise EntryExistsError("the name is taken")
+
+    def _found(self, number: InodeNo, parent: InodeNo, name: bytes) -> None:
+        if self._whereabouts is not None:
+            self._whereabouts.note(number, parent, name)
 
     def _entry(self, parent: InodeNo, name: bytes) -> Entry:
         self._check_directory(parent)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dedupfs.filesystem.handles import OpenFile
-from dedupfs.model import ContentId
+from dedupfs.model import ContentId, Policy
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
 
@@ -31,6 +31,10 @@ class FileSubject:
                 return None
             spool = file.spool
             return self._files.loaded(spool) if spool is not None else None
+
+    def policy(self, data: bytes) -> Policy:
+        """Return the policy for the file where it is now."""
+        return self._files.policies.of_file(self._file.inode)
 
     def is_current(self) -> bool:
         """Whether the bytes still are what the file holds."""

@@ -67,9 +67,11 @@ class Shelf(Protocol):
 class Judge:
     """Takes decisions under one policy. Safe from any thread, as far as the shelf is."""
 
-    def __init__(self, pool: WorkerPool, policy: Policy, shelf: Shelf) -> None:
+    def __init__(self, pool: WorkerPool, policy: Policy, shelf: Shelf, policy_of_others: Policy | None = None) -> None:
+        """`policy_of_others` is that of the pictures which are on the shelf, where it may be another one."""
         self._pool = pool
         self._policy = policy
+        self._policy_of_others = policy if policy_of_others is None else policy_of_others
         self._shelf = shelf
 
     def is_enough(self, fitting: Fitting) -> bool:
@@ -100,7 +102,7 @@ class Judge:
             if promoting:
                 found = self._refit(data, facts, candidate, original, exact_only=second_best)
             else:
-                outcome = self._compare(data, original, exact_only=second_best)
+                outcome = self._compare(data, original, self._policy, exact_only=second_best)
                 found = outcome if isinstance(outcome, Fit) else None
             if found is not None and (kept is None or _is_exact(found)):
                 kept = found
@@ -115,7 +117,7 @@ class Judge:
 
         The representative comes first: if it does not fit, nothing else matters.
         """
-        outcome = self._compare(original, data, exact_only=exact_only)
+        outcome = self._compare(original, data, self._policy_of_others, exact_only=exact_only)
         if isinstance(outcome, Misfit):
             return None
         fits = {candidate.representative: Refit(outcome, len(original), candidate.distance_bits)}
@@ -125,7 +127,7 @@ class Judge:
             theirs = self._shelf.bytes_of(member)
             if theirs is None:
                 continue
-            outcome = self._compare(theirs, data)
+            outcome = self._compare(theirs, data, self._policy_of_others)
             if isinstance(outcome, Misfit):
                 return None
             try:
@@ -138,9 +140,9 @@ class Judge:
             fits[member] = Refit(outcome, len(theirs), _distance_bits(seen, facts))
         return fits
 
-    def _compare(self, member: bytes, base: bytes, *, exact_only: bool = False) -> Fit | Misfit:
+    def _compare(self, member: bytes, base: bytes, policy: Policy, *, exact_only: bool = False) -> Fit | Misfit:
         try:
-            outcome: Fit | Misfit = self._pool.call("fit", member, base, self._policy, exact_only)
+            outcome: Fit | Misfit = self._pool.call("fit", member, base, policy, exact_only)
         except WorkerStartError:
             raise
         except IngestError as exc:

@@ -27,6 +27,7 @@ from dedupfs.errors import (
     WorkerStartError,
 )
 from dedupfs.ingest import match
+from dedupfs.ingest.apart import contents_apart
 from dedupfs.ingest.decision import Fitting, Judge
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.originals import Originals
@@ -62,13 +63,11 @@ class Pipeline:
 
     def __init__(self, volume: Volume, pool: WorkerPool, renderer: Renderer) -> None:
         self._volume = volume
-        self._contents = volume.contents
+        self.contents = volume.contents
         self._clusters = volume.clusters
         self._pool = pool
         self._renderer = renderer
-        self._policy = volume.config.policy
         self._settlement = Settlement(volume)
-        self._judge = Judge(pool, self._policy, self)
         self._originals = Originals()
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
@@ -84,7 +83,7 @@ class Pipeline:
         `in_use` tells, under the store's lock, whether somebody reads a content that is stored.
         """
         self._settlement.ask_before_replacing(in_use)
-        for content in self._contents.undecided():
+        for content in self.contents.undecided():
             self._submit_stored(content)
         self._threads = [
             threading.Thread(target=self._work, name=f"ingest-{number}", daemon=True)
@@ -93,14 +92,17 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
 
-    def wants(self, head: bytes, size: int) -> bool:
-        """Whether a file of this size that begins like this is a picture to decide about."""
-        return self._policy is not Policy.OFF and size <= MAX_PICTURE_BYTES and sniff(head) is not None
+    def wants(self, head: bytes, size: int, policy: Policy) -> bool:
+        """Whether a file of this size that begins like this is a picture, to be stored as a whole and cut as one.
 
-    def cuts(self, data: bytes) -> Sequence[int]:
-        """Return where a picture's metadata and coded image meet; chunks are cut there."""
-        picture_format = sniff(data[:HEAD_BYTES])
-        return cut_points(data, picture_format) if picture_format is not None else ()
+        Where the policy is `off`, that is all; otherwise it is to be decided about.
+        """
+        is_cut = policy is not Policy.OFF or self._volume.first_policy is not Policy.OFF
+        return is_cut and size <= MAX_PICTURE_BYTES and sniff(head) is not None
+
+    def cuts(self, data: bytes, policy: Policy) -> Sequence[int]:
+        """Return where chunks of a picture are cut, so that its content is one of pictures under this policy."""
+        return contents_apart(_image_cuts(data), policy, self._volume.first_policy)
 
     def submit(self, subject: Subject) -> None:
         """Queue a picture. The decision is taken on another thread."""
@@ -173,9 +175,13 @@ class Pipeline:
         data = subject.data()
         if data is None:
             return
-        cuts = self.cuts(data)
-        layout = self._contents.describe(data, cuts)
-        newcomer = Newcomer(subject, data, cuts, layout, self._contents.identify(layout))
+        policy = subject.policy(data)
+        cuts = self.cuts(data, policy)
+        layout = self.contents.describe(data, cuts)
+        newcomer = Newcomer(subject, data, cuts, layout, self.contents.identify(layout), policy, _image_cuts(data))
+        if policy is Policy.OFF:
+            self._settlement.plain(newcomer)
+            return
         if self._is_there(newcomer):
             return
         try:
@@ -217,16 +223,30 @@ class Pipeline:
             return False
 
     def _submit_stored(self, content: ContentId) -> None:
-        self.submit(_StoredPicture(self._volume, content, self._put_off_content))
+        self.submit(_StoredPicture(self, content))
 
-    def _put_off_content(self, content: ContentId) -> None:
+    def put_off(self, content: ContentId) -> None:
+        """Have a stored picture wait for `try_again`: its decision could not be stored."""
         with self._condition:
             self._put_off.add(content)
 
+    def policy_of_content(self, content: ContentId, data: bytes) -> Policy:
+        """Return the policy under which a picture was stored; that of the volume where nothing tells."""
+        if not self._volume.is_mixed:
+            return self._volume.config.policy
+        for policy in Policy:
+            if self.contents.identify(self.contents.describe(data, self.cuts(data, policy))) == content:
+                return policy
+        return self._volume.config.policy
+
+    def _judge(self, policy: Policy) -> Judge:
+        # Nobody knows under which policy the pictures of a cluster were written, but where there was only one.
+        return Judge(self._pool, policy, self, Policy.VERIFIED if self._volume.is_mixed else policy)
+
     def _is_there(self, newcomer: Newcomer) -> bool:
         """Return whether the very same bytes were stored, and decided about, before."""
-        existing = self._contents.sound(newcomer.content)
-        if existing is None and self._contents.is_awaited(newcomer.content):
+        existing = self.contents.sound(newcomer.content)
+        if existing is None and self.contents.is_awaited(newcomer.content):
             return self._settlement.returned(newcomer)
         if existing is None or is_undecided(existing):
             return False
@@ -251,18 +271,19 @@ class Pipeline:
 
         Of several that fit the closest is taken: a thumbnail fits an edit of its picture as well as the picture itself.
         """
+        judge = self._judge(newcomer.policy)
         best: Fitting | None = None
         for candidate in newcomer.candidates:
             if candidate.representative == newcomer.content:
                 continue
             try:
-                representative = self._contents.get(candidate.representative)
+                representative = self.contents.get(candidate.representative)
                 if not isinstance(representative, Exact):
                     continue
                 if newcomer.has_coded_image_of(representative.layout):
                     return self._settlement.same_image(newcomer, candidate)
-                original = self._contents.read_all(representative.layout)
-                fitting = self._judge.decide(newcomer.data, facts, candidate, original)
+                original = self.contents.read_all(representative.layout)
+                fitting = judge.decide(newcomer.data, facts, candidate, original)
             except IntegrityError as exc:
                 found = self._clusters.find(candidate.cluster)
                 if found is not None and found.representative == candidate.representative:
@@ -273,7 +294,7 @@ class Pipeline:
                 continue
             if best is None or fitting.difference < best.difference:
                 best = fitting
-            if self._judge.is_enough(fitting):
+            if judge.is_enough(fitting):
                 break
         if best is None:
             return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
@@ -290,15 +311,15 @@ class Pipeline:
     def bytes_of(self, member: ContentId) -> bytes | None:
         """See Shelf: what was written, if that is still known, and what is read otherwise."""
         try:
-            content = self._contents.get(member)
+            content = self.contents.get(member)
             written = self._originals.get(member)
             if written is not None:
                 return written
             if isinstance(content, Exact):
-                return self._contents.read_all(content.layout)
+                return self.contents.read_all(content.layout)
             return self._renderer.render(content)
         except IntegrityError:
-            if self._contents.find(member) is None:
+            if self.contents.find(member) is None:
                 return None
             raise
 
@@ -306,10 +327,10 @@ class Pipeline:
 class _StoredPicture:
     """A picture that is stored exactly and still undecided."""
 
-    def __init__(self, volume: Volume, content: ContentId, put_off: Callable[[ContentId], None]) -> None:
-        self._contents = volume.contents
+    def __init__(self, pipeline: Pipeline, content: ContentId) -> None:
+        self._pipeline = pipeline
+        self._contents = pipeline.contents
         self._content = content
-        self._put_off = put_off
 
     def data(self) -> bytes | None:
         """See Subject."""
@@ -324,6 +345,10 @@ class _StoredPicture:
             # Its last file has been removed while it was being read.
             return None
 
+    def policy(self, data: bytes) -> Policy:
+        """See Subject."""
+        return self._pipeline.policy_of_content(self._content, data)
+
     def is_current(self) -> bool:
         """See Subject."""
         return is_undecided(self._contents.find(self._content))
@@ -336,4 +361,10 @@ class _StoredPicture:
 
     def failed(self) -> None:
         """See Subject: it stays undecided, and is looked at again when everything is settled, or by the next mount."""
-        self._put_off(self._content)
+        self._pipeline.put_off(self._content)
+
+
+def _image_cuts(data: bytes) -> Sequence[int]:
+    """Return where a picture's metadata and coded image meet."""
+    picture_format = sniff(data[:HEAD_BYTES])
+    return cut_points(data, picture_format) if picture_format is not None else ()

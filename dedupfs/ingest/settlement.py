@@ -18,7 +18,7 @@ from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.match import Candidate
 from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.renderer import codecs
-from dedupfs.model import ClusterId, ContentId
+from dedupfs.model import ClusterId, ContentId, Policy
 from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.records import ContentState, Exact, Layout, Rendition
 from dedupfs.storage.store import Transaction
@@ -30,6 +30,9 @@ class Subject(Protocol):
 
     def data(self) -> bytes | None:
         """Return the bytes, or None when they have changed or gone."""
+
+    def policy(self, data: bytes) -> Policy:
+        """Return the policy that the picture is under; `data` are its bytes."""
 
     def is_current(self) -> bool:
         """Whether the bytes still are what they were; called under the store's lock."""
@@ -53,15 +56,18 @@ class Newcomer:
     cuts: Sequence[int]
     layout: Layout
     content: ContentId
+    policy: Policy
+    image_cuts: Sequence[int]
+    """Those of the cuts where the coded image starts and ends."""
     facts: PictureFacts | None = None
     candidates: Sequence[Candidate] = ()
 
     def has_coded_image_of(self, other: Layout) -> bool:
         """Whether the other file holds this picture's coded image, chunk by chunk."""
-        if not self.cuts:
+        if not self.image_cuts:
             return False
-        start = self.cuts[0]
-        stop = self.cuts[1] if len(self.cuts) > 1 else len(self.data)
+        start = self.image_cuts[0]
+        stop = self.image_cuts[1] if len(self.image_cuts) > 1 else len(self.data)
         image = [extent.chunk for extent in self.layout.extents if start <= extent.offset < stop]
         return bool(image) and set(image) <= {extent.chunk for extent in other.extents}
 
@@ -140,6 +146,15 @@ class Settlement:
             if isinstance(stored, Exact) and stored.cluster is None:
                 self._found_cluster(transaction, newcomer.content, facts)
             return done
+
+    def plain(self, newcomer: Newcomer) -> None:
+        """Exact, and nothing is ever decided about it."""
+        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        with self._store.transaction() as transaction:
+            if newcomer.subject.is_current():
+                self._stored(transaction, newcomer, prepared)
+                if is_undecided(self._contents.find(newcomer.content)):
+                    self._contents.set_state(transaction, newcomer.content, ContentState.PLAIN)
 
     def undecodable(self, newcomer: Newcomer) -> bool:
         """A file that only looks like a picture: exact, and counted."""

@@ -27,11 +27,12 @@ from dedupfs.errors import (
 )
 from dedupfs.filesystem.filesystem import FileSystem, Space
 from dedupfs.filesystem.inodes import Attributes
+from dedupfs.filesystem.xattrs import RESERVED_XATTRS
 from dedupfs.model import InodeNo
 from dedupfs.mount.closing import Closer
 from dedupfs.mount.status import (
+    OF_MOUNT,
     PID_XATTR,
-    RESERVED_XATTRS,
     SETTLE_XATTR,
     STATUS_XATTR,
     VOLUME_XATTR,
@@ -212,7 +213,7 @@ class Operations:
 
     def getxattr(self, number: InodeNo, name: bytes) -> bytes:
         """Return an extended attribute."""
-        if name.startswith(RESERVED_XATTRS):
+        if name in OF_MOUNT:
             return self._about_mount(number, name)
         try:
             return self._filesystem.get_xattr(number, name)
@@ -223,12 +224,16 @@ class Operations:
             raise
 
     def listxattr(self, number: InodeNo) -> list[bytes]:
-        """Return the names of all extended attributes."""
-        return self._filesystem.list_xattrs(number)
+        """Return the names of extended attributes.
+
+        Those of dedupfs are left out: what is listed, `rsync -X` removes where the source has it not, and the policy of
+        a directory must survive that.
+        """
+        return [name for name in self._filesystem.list_xattrs(number) if not name.startswith(RESERVED_XATTRS)]
 
     def setxattr(self, number: InodeNo, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute."""
-        if name.startswith(RESERVED_XATTRS):
+        if name in OF_MOUNT:
             if number != ROOT or name != SETTLE_XATTR:
                 raise NotPermittedError("attributes of this name are dedupfs's own")
             self._closer.wait()

@@ -3,7 +3,6 @@
 They are not listed, so that no copying tool takes them along.
 """
 
-RESERVED_XATTRS = b"user.dedupfs."
 VOLUME_XATTR = b"user.dedupfs.volume"
 """The volume's directory."""
 PID_XATTR = b"user.dedupfs.pid"
@@ -14,3 +13,4 @@ STATUS_XATTR = b"user.dedupfs.status"
 """Numbers as JSON: those of the volume as of its last finished operation, what waits, and what was asked so far."""
 SETTLE_XATTR = b"user.dedupfs.settle"
 """Set it to have everything settled and committed; the call returns when that is done or has failed."""
+OF_MOUNT = (VOLUME_XATTR, PID_XATTR, WAITING_XATTR, STATUS_XATTR, SETTLE_XATTR)

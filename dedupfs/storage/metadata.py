@@ -20,6 +20,8 @@ from dedupfs.storage.store import Store, Transaction
 log = logging.getLogger(__name__)
 
 ROOT = InodeNo(1)
+POLICY_XATTR = b"user.dedupfs.policy"
+"""Of a directory: the policy for what is below it."""
 NUMBER_GAP = 1 << 24
 """How many numbers are passed over when the next free one is not known: those of inodes and clusters that were removed
 must not come again, since a cluster's number masks its fingerprint once and for all."""

@@ -16,7 +16,7 @@ from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId, InodeNo
 from dedupfs.storage import records
 from dedupfs.storage.engine import Snapshot
-from dedupfs.storage.metadata import ROOT
+from dedupfs.storage.metadata import POLICY_XATTR, ROOT
 from dedupfs.storage.records import (
     DIGEST_BYTES,
     ChunkRefs,
@@ -30,7 +30,7 @@ from dedupfs.storage.records import (
     Table,
     Unfinished,
 )
-from dedupfs.storage.volume import Volume
+from dedupfs.storage.volume import FIRST_POLICY_KEY, Volume
 
 _T = TypeVar("_T")
 
@@ -273,6 +273,19 @@ class Paths:
 def number(key: bytes) -> int:
     """Return the number that a key, or the first part of one, stands for."""
     return int.from_bytes(key[:_NUMBER_BYTES], "big")
+
+
+def has_first_policy(readout: Readout) -> bool:
+    """Whether the volume knows that it has policies for single directories, where there are any."""
+    stored = readout.volume.get(FIRST_POLICY_KEY)
+    try:
+        if stored is not None:
+            records.decode_policy(stored)
+            return True
+    except IntegrityError:
+        return False
+    is_damaged = any(record.key == FIRST_POLICY_KEY for record in readout.damaged if record.table is records.VOLUME)
+    return not is_damaged and POLICY_XATTR not in readout.sources.xattrs.values()
 
 
 def layout_of(content: Exact | Rendition) -> records.Layout:

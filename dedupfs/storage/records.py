@@ -46,7 +46,8 @@ class Table:
 
 
 VOLUME = Table("volume", 0, sealed=True)
-"""Names to single records: `config`, `counters`, `next_inode`, `next_cluster`."""
+"""Names to single records: `config`, `counters`, `next_inode`, `next_cluster`; and, once files of one volume are under
+different policies, `first_policy`, the one that all of them were under until then."""
 INODES = Table("inodes", 0, sealed=True)
 """inode (8) -> Inode."""
 ENTRIES = Table("entries", 8, sealed=True)
@@ -558,6 +559,23 @@ def decode_config(data: bytes) -> Config:
             return Config(Policy(reader.blob().decode()), reader.blob().decode())
         except ValueError as exc:
             raise IntegrityError("the volume's configuration is not readable") from exc
+
+    return _decode(data, decode)
+
+
+def encode_policy(policy: Policy) -> bytes:
+    """Encode the name of a policy."""
+    return _Writer().blob(policy.value.encode()).done()
+
+
+def decode_policy(data: bytes) -> Policy:
+    """Decode the name of a policy. Raises IntegrityError."""
+
+    def decode(reader: _Reader) -> Policy:
+        try:
+            return Policy(reader.blob().decode())
+        except ValueError as exc:
+            raise IntegrityError("there is no such policy") from exc
 
     return _decode(data, decode)
 

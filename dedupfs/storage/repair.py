@@ -18,11 +18,11 @@ from dedupfs.storage.derived import Derived, derive
 from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.mending import Mending, Plan, Write
 from dedupfs.storage.metadata import NUMBER_GAP
-from dedupfs.storage.readout import Readout, number
+from dedupfs.storage.readout import Readout, has_first_policy, number
 from dedupfs.storage.records import Config, ContentState, Exact, Table, number_key
 from dedupfs.storage.repair_contents import mend_contents
 from dedupfs.storage.repair_tree import mend_tree
-from dedupfs.storage.volume import Volume
+from dedupfs.storage.volume import FIRST_POLICY_KEY, Volume, safest_first_policy
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -152,6 +152,10 @@ def _plan_volume_records(mending: Mending, derived: Derived, config: Config) -> 
         if found.get(name) != number_record and (value > 1 or name in found):
             mending.plan.writes.append((records.VOLUME, name, number_record))
             mending.mended(f"the numbers from {value} on are free")
+    if not has_first_policy(mending.old):
+        first = records.encode_policy(safest_first_policy(config.policy))
+        mending.plan.writes.append((records.VOLUME, FIRST_POLICY_KEY, first))
+        mending.mended("the policies of directories count again")
     totals = {name: value for name, value in derived.counters.items() if value}
     try:
         noted = records.decode_counters(found[b"counters"]) if b"counters" in found else {}

@@ -35,11 +35,12 @@ from dedupfs.storage.metadata import Metadata
 from dedupfs.storage.record_judge import RecordJudge
 from dedupfs.storage.records import Config
 from dedupfs.storage.similarity import SimilarityIndex
-from dedupfs.storage.store import GROUP_SECONDS, Store
+from dedupfs.storage.store import GROUP_SECONDS, Store, Transaction
 
 log = logging.getLogger(__name__)
 
 _CONFIG_KEY = b"config"
+FIRST_POLICY_KEY = b"first_policy"
 
 
 class Volume:
@@ -54,6 +55,30 @@ class Volume:
         self.clusters = Clusters(store, SimilarityIndex(store))
         self.contents = Contents(store, self.chunks, self.clusters)
         self._lock_descriptor = lock_descriptor
+
+    @property
+    def first_policy(self) -> Policy:
+        """The policy of every file until there was another one, see `mix_policies`."""
+        stored = self._first_policy()
+        return self.config.policy if stored is None else stored
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether files of this volume are under different policies, or once were."""
+        return self._first_policy() is not None
+
+    def mix_policies(self, transaction: Transaction) -> None:
+        """Note that files are under different policies from now on."""
+        if not self.is_mixed:
+            transaction.put(records.VOLUME, FIRST_POLICY_KEY, records.encode_policy(self.config.policy))
+
+    def _first_policy(self) -> Policy | None:
+        try:
+            stored = self.store.get(records.VOLUME, FIRST_POLICY_KEY)
+            return None if stored is None else records.decode_policy(stored)
+        except IntegrityError:
+            # It is known to have been there.
+            return safest_first_policy(self.config.policy)
 
     def close(self) -> None:
         """Commit, and let others in. Raises what Store.commit raises."""
@@ -173,6 +198,14 @@ def _open_engine(directory: Path, *, read_only: bool, initial_map_bytes: int) ->
         if not (directory / DATA_FILE).is_file():
             raise
         raise IntegrityError(f"{exc}; `dedupfs check --repair` makes a new one of what is left") from exc
+
+
+def safest_first_policy(policy: Policy) -> Policy:
+    """Return what to take for a volume's first policy when it is not known, from the one that it has now.
+
+    Under the first policy contents are shared with files from before: none under `off` may be among these.
+    """
+    return Policy.PERCEPTUAL if policy is Policy.PERCEPTUAL else Policy.VERIFIED
 
 
 def _read_config(store: Store, *, whatever_state: bool) -> Config:

@@ -382,7 +382,7 @@ def test_an_open_file_that_becomes_a_picture_outlives_its_old_chunks(
 ) -> None:
     """A download that fills in its first bytes last is saved as a plain file first, cut elsewhere than a picture."""
     without_cache(core, monkeypatch)
-    monkeypatch.setattr(core.pipeline, "cuts", lambda data: (100,))
+    monkeypatch.setattr(core.pipeline, "cuts", lambda data, policy: (100,))
     picture = sketch(9, size=900_000)
     _, handle = core.filesystem.create(ROOT, b"download", 0o644, 0, 0)
     core.files.write(handle, 4, picture[4:])

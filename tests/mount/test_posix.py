@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -336,6 +338,40 @@ def test_the_mounts_own_attributes_cannot_be_set(here: Path) -> None:
     with pytest.raises(PermissionError):
         os.setxattr(here / "file", "user.dedupfs.settle", b"")
     assert os.listxattr(here) == []
+
+
+def test_the_policy_of_a_directory_is_set_and_asked_for_by_name(here: Path) -> None:
+    (here / "file").touch()
+    os.setxattr(here, "user.dedupfs.policy", b"off")
+    assert os.getxattr(here, "user.dedupfs.policy") == b"off"
+    assert os.getxattr(here / "file", "user.dedupfs.kind") == b"plain"
+    for path, value, number in ((here, b"loose", errno.EINVAL), (here / "file", b"off", errno.EPERM)):
+        with pytest.raises(OSError) as refused:  # noqa: PT011  The errno is asked for below.
+            os.setxattr(path, "user.dedupfs.policy", value)
+        assert refused.value.errno == number
+    assert os.listxattr(here) == os.listxattr(here / "file") == []
+    os.removexattr(here, "user.dedupfs.policy")
+    with pytest.raises(OSError, match="No data available"):
+        os.getxattr(here, "user.dedupfs.policy")
+
+
+@pytest.mark.parametrize("command", [["cp", "-a"], ["rsync", "-aHAX", "--delete"]], ids=["cp", "rsync"])
+def test_copying_tools_leave_policies_alone(command: list[str], here: Path, tmp_path: Path) -> None:
+    """`rsync -X` removes attributes that it sees and that the source does not have."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(b"bytes")
+    os.setxattr(source / "file", "user.note", b"a note")
+    inside, back = here / "inside", tmp_path / "back"
+    inside.mkdir()
+    os.setxattr(inside, "user.dedupfs.policy", b"off")
+    for folder, target in ((source, inside), (source, inside), (inside, back)):
+        subprocess.run([*command, f"{folder}/.", str(target)], check=True)
+    assert os.getxattr(inside, "user.dedupfs.policy") == b"off"
+    assert os.getxattr(back / "file", "user.note") == b"a note"
+    assert os.listxattr(back) == []
 
 
 def test_the_room_is_that_of_the_disk(here: Path, shared: MountedVolume) -> None:

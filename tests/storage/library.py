@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from dedupfs.model import ChunkId, ClusterId, ContentId, Fingerprint, InodeNo
 from dedupfs.storage import records
-from dedupfs.storage.metadata import ROOT
+from dedupfs.storage.metadata import POLICY_XATTR, ROOT
 from dedupfs.storage.records import (
     ChunkRefs,
     Cluster,
@@ -409,6 +409,16 @@ def no_configuration(library: Library, transaction: Transaction) -> None:
 @plant("a record of the volume is damaged")
 def configuration_that_cannot_be_read(library: Library, transaction: Transaction) -> None:
     transaction.put(records.VOLUME, b"config", b"\1garbage")
+
+
+@plant("the volume does not know of any")
+def policies_that_nobody_looks_for(library: Library, transaction: Transaction) -> None:
+    library.volume.metadata.put_xattr(transaction, library.directory, Xattr(POLICY_XATTR, b"off"))
+
+
+@plant("the volume does not know of any")
+def first_policy_that_cannot_be_read(library: Library, transaction: Transaction) -> None:
+    transaction.put(records.VOLUME, b"first_policy", b"\1garbage")
 
 
 @plant("a number would be given out a second time")
