@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE, FAILED
+from dedupfs.cli.names import printable
 from dedupfs.cli.opened import add_arguments, opened, shown
 from dedupfs.cli.progress import Progress
 from dedupfs.errors import UsageError
@@ -175,12 +176,5 @@ def _listed(statements: Mapping[str, Sequence[bytes]]) -> list[str]:
     lines = []
     for text, paths in statements.items():
         lines.append(text)
-        lines += [f"  {_on_a_line(path)}" for path in sorted(set(paths))]
+        lines += [f"  {printable(path)}" for path in sorted(set(paths))]
     return lines
-
-
-def _on_a_line(path: bytes) -> str:
-    """Return a path without anything that would move the cursor: names may be hostile, or what damage made of them."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in shown(path)
-    )

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE
+from dedupfs.cli.names import visible
 from dedupfs.cli.opened import add_arguments, opened, shown
 from dedupfs.errors import IntegrityError
 from dedupfs.filesystem.survey import Survey, kind_of
@@ -64,10 +65,11 @@ def _as_text(listed: list[dict[str, Any]]) -> str:
     for cluster in listed:
         if len(cluster["members"]) < 2:
             continue
-        lines = [f"cluster {cluster['cluster']}: {cluster['representative'] or 'its original has been removed'}"]
+        kept = visible(cluster["representative"] or "its original has been removed")
+        lines = [f"cluster {cluster['cluster']}: {kept}"]
         for member in cluster["members"]:
             if member["path"] != cluster["representative"]:
                 exact = " (identical bit for bit)" if member["bit_exact"] else ""
-                lines.append(f"  {member['kind']}{exact}  {member['path']}")
+                lines.append(f"  {member['kind']}{exact}  {visible(member['path'])}")
         groups.append("\n".join(lines))
     return "\n".join(groups) if groups else "no two pictures look the same"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE, FAILED
+from dedupfs.cli.names import printable
 from dedupfs.cli.opened import shown
 from dedupfs.cli.progress import Progress
 from dedupfs.cli.stats import human_bytes
@@ -16,7 +17,7 @@ _MEGABYTE = 1_000_000
 
 def teller(progress: Progress) -> Callable[[bytes, str], None]:
     """Return what puts one line on standard error for each failure."""
-    return lambda path, reason: progress.say(f"dedupfs: {shown(path)}: {reason}")
+    return lambda path, reason: progress.say(f"dedupfs: {printable(path)}: {reason}")
 
 
 def bar(progress: Progress, total_bytes: int) -> Callable[[int], None]:

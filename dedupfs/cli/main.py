@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dedupfs import __version__
 from dedupfs.cli.exitcodes import DONE, FAILED, exit_code_of
+from dedupfs.cli.names import printable
 from dedupfs.errors import DedupfsError
 
 _COMMANDS = {
@@ -92,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except DedupfsError as exc:
-        print(f"dedupfs: {exc}", file=sys.stderr)
+        # It may name a file whose name the shell has put in.
+        print(f"dedupfs: {printable(os.fsencode(str(exc)))}", file=sys.stderr)
         return exit_code_of(exc)
     except BrokenPipeError:
         # Whoever read our output has had enough; Python flushes once more at exit, and has to find something there.

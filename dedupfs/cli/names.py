@@ -9,7 +9,11 @@ def printable(path: bytes) -> str:
     That is bytes that are no UTF-8, control characters, which a terminal would obey, and marks of direction, which
     make `gpj.exe` look like `exe.jpg`. Letters of every script stay.
     """
-    text = path.decode(errors="backslashreplace")
+    return visible(path.decode(errors="backslashreplace"))
+
+
+def visible(text: str) -> str:
+    """Return a text with everything that is not visible as an escape, as `printable` does it."""
     return text if text.isprintable() else "".join(map(_visible, text))
 
 

@@ -1,4 +1,4 @@
-"""`dedupfs why`: what one file is, which picture it rests on, and what was measured."""
+"""`dedupfs why`: what one file is, which picture it rests on and what was measured, or why it rests on none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Any
 
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.mounts import mountpoint_above
+from dedupfs.cli.names import visible
 from dedupfs.cli.opened import Opened, add_arguments, opened, shown
 from dedupfs.cli.stats import human_bytes
-from dedupfs.errors import EntryNotFoundError, NamespaceError, UsageError
+from dedupfs.errors import EntryNotFoundError, IngestError, NamespaceError, UsageError
+from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.survey import Survey, SurveyedFile, find, kind_of
+from dedupfs.filesystem.whereabouts import Whereabouts
+from dedupfs.ingest.reasons import Attempt, Reason, why_apart
+from dedupfs.ingest.workers import WorkerPool
+from dedupfs.model import Policy
 from dedupfs.storage.chunks import stored_size
 from dedupfs.storage.records import ContentState, Exact, Rendition
 from dedupfs.storage.volume import Volume
@@ -25,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "why",
         help="explain how one file is kept",
         description="Say what a file is, which picture it rests on, and what was measured when they were compared."
+        " Of a picture that rests on no other one, say why not: it is compared with the nearest one again."
         " A PATH below a mountpoint needs nothing else; any other is one inside VOLUME.",
     )
     add_arguments(parser, optional=True)
@@ -45,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         except NamespaceError as exc:
             raise EntryNotFoundError(f"{options.path}: {exc}") from exc
         answer = explain(found.volume, file)
+        policy = Policies(found.volume, Whereabouts(found.volume)).of_file(file.number)
+        answer.update(policy=policy.value, **_why_apart(found.volume, file, policy))
     print(json.dumps(answer, indent=2) if options.json else _as_text(answer))
     return DONE
 
@@ -91,6 +100,45 @@ def explain(volume: Volume, file: SurveyedFile) -> dict[str, Any]:
     return answer
 
 
+def _why_apart(volume: Volume, file: SurveyedFile, policy: Policy) -> dict[str, Any]:
+    """Return why a file is no version of another picture; nothing but None where it is one, or is the same image."""
+    answer: dict[str, Any] = dict.fromkeys(("reason", "nearest", "nearest_distance_bits", "comparisons"))
+    content_id = file.inode.content
+    content = volume.contents.get(content_id) if content_id is not None else None
+    if not isinstance(content, Exact):
+        return answer
+    if content.cluster is not None and volume.clusters.get(content.cluster).representative != content_id:
+        return answer
+    pool = WorkerPool(1)
+    try:
+        reason = why_apart(volume, pool, content, policy)
+    except IngestError as exc:
+        reason = Reason(f"could not be compared: {exc}")
+    finally:
+        pool.close()
+    answer["reason"] = reason.text
+    if reason.nearest is not None:
+        paths = Survey.of(volume).paths(reason.nearest.representative)
+        answer["nearest"] = next(map(shown, paths), None)
+        answer["nearest_distance_bits"] = reason.nearest.distance_bits
+    answer["comparisons"] = [_comparison(attempt) for attempt in reason.attempts]
+    return answer
+
+
+def _comparison(attempt: Attempt) -> dict[str, Any]:
+    misfit = attempt.misfit
+    differences = misfit.differences
+    return {
+        "drawn": "this" if attempt.draws_newcomer else "nearest",
+        "outcome": misfit.explained(),
+        "reason": misfit.reason,
+        "limit": misfit.limit or None,
+        "excess": round(misfit.excess, 3) if misfit.excess else None,
+        "max_luma_difference": None if differences is None else round(differences.fine_luma, 3),
+        "max_chroma_difference": None if differences is None else round(differences.fine_chroma, 3),
+    }
+
+
 def _inside(found: Opened, path: str) -> bytes:
     """Return the path relative to the volume's root; an absolute one may lie below the mountpoint."""
     given = os.fsencode(path)
@@ -103,18 +151,18 @@ def _inside(found: Opened, path: str) -> bytes:
 
 
 def _as_text(answer: dict[str, Any]) -> str:
-    lines = [f"{answer['path']}: {human_bytes(answer['size'])}"]
+    lines = [f"{visible(answer['path'])}: {human_bytes(answer['size'])}"]
+    representative = visible(answer["representative"] or "")
     if answer["kind"] == "plain":
-        what = "looks like a picture and does not decode" if answer["undecodable"] else "is no picture"
-        lines.append(f"  {what}; it is stored bit for bit")
+        lines.append("  stored bit for bit")
     elif answer["kind"] == "undecided":
         lines.append("  a picture stored bit for bit; whether it is a copy is still to be decided")
     elif answer["kind"] == "picture":
         lines.append(f"  a picture stored bit for bit, of cluster {answer['cluster']}")
         if answer["representative"] != answer["path"]:
-            lines.append(f"  the cluster is kept as {answer['representative'] or 'a file that has been removed'}")
+            lines.append(f"  the cluster is kept as {representative or 'a file that has been removed'}")
     else:
-        lines.append(f"  another version of {answer['representative'] or 'a picture whose file has been removed'}")
+        lines.append(f"  another version of {representative or 'a picture whose file has been removed'}")
         if answer["bit_exact"]:
             lines.append("  what is read is what was written, bit for bit")
         else:
@@ -124,7 +172,24 @@ def _as_text(answer: dict[str, Any]) -> str:
                 f" {answer['max_chroma_difference']:.1f} in colour, {answer['max_tone_difference']:.1f} over an area"
             )
         lines.append(f"  fingerprints {answer['distance_bits']} of 256 bits apart")
+    lines += _reasons(answer)
     lines.append(f"  takes {human_bytes(answer['stored_bytes'])} of its own")
     if answer["exact_duplicates"]:
         lines.append(f"  {answer['exact_duplicates']} other files hold the same bytes")
     return "\n".join(lines)
+
+
+def _reasons(answer: dict[str, Any]) -> list[str]:
+    if answer["reason"] is None:
+        return []
+    lines = [f"  {visible(answer['reason'])}"]
+    if answer["nearest_distance_bits"] is not None:
+        nearest = visible(answer["nearest"] or "a picture whose file has been removed")
+        lines.append(f"  the nearest is {nearest}: fingerprints {answer['nearest_distance_bits']} of 256 bits apart")
+    for each in answer["comparisons"] or ():
+        drawn, base = ("this one", "the nearest") if each["drawn"] == "this" else ("the nearest", "this one")
+        lines.append(f"  {drawn}, drawn from {base}, {visible(each['outcome'])}")
+        if each["max_luma_difference"] is not None:
+            luma, chroma = each["max_luma_difference"], each["max_chroma_difference"]
+            lines.append(f"    at most {luma:.1f} of 255 levels apart in brightness and {chroma:.1f} in colour")
+    return lines
