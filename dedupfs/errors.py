@@ -22,7 +22,7 @@
                 StaleInodeError     the inode has gone since somebody learned its number
             EntryExistsError, NotEmptyError, NotDirectoryError, IsDirectoryError,
             BadHandleError, NameTooLongError, TooManyLinksError, NoAttributeError, InvalidRequestError,
-            NotPermittedError, NotSupportedError, FileTooLargeError, AttributeTooLargeError
+            NotPermittedError, NotSupportedError, FileTooLargeError, AttributeTooLargeError, InUseError
 
 Foreign exceptions are translated into these once, beside the import of their library. Only `mount` knows errno values,
 only `cli` knows exit codes.
@@ -162,6 +162,10 @@ class NotSupportedError(NamespaceError):
 
 class FileTooLargeError(NamespaceError):
     """An offset or size past the largest file this format can hold."""
+
+
+class InUseError(NamespaceError):
+    """Somebody has the file open, or its bytes are still on their way."""
 
 
 class AttributeTooLargeError(NamespaceError):

@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -89,9 +89,9 @@ class Files:
         self._stopping = threading.Event()
         self._tender: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to look after files that stay unsaved for long."""
-        self._tender = threading.Thread(target=self._tend, name="tender", daemon=True)
+    def start(self, also: Callable[[], None]) -> None:
+        """Begin to look after files that stay unsaved for long, and to call `also` every few seconds."""
+        self._tender = threading.Thread(target=self._tend, args=(also,), name="tender", daemon=True)
         self._tender.start()
 
     def stop(self) -> None:
@@ -590,9 +590,10 @@ class Files:
         with self._store.lock:
             return [file for file in self._files.values() if file.spool is not None]
 
-    def _tend(self) -> None:
+    def _tend(self, also: Callable[[], None]) -> None:
         while not self._stopping.wait(_TEND_SECONDS):
             self._save_what_waits(UNSAVED_MAX_SECONDS)
+            also()
 
     def _save_what_waits(self, seconds: float) -> None:
         """Store what has been in memory alone for so long."""

@@ -30,6 +30,7 @@ from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, Lost, Namespace
 from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.recovery import has_root, make_root, recover
 from dedupfs.filesystem.statistics import statistics
+from dedupfs.filesystem.undo import Undo
 from dedupfs.filesystem.whereabouts import Whereabouts
 from dedupfs.filesystem.xattrs import Xattrs
 from dedupfs.ingest.pipeline import Pipeline
@@ -84,13 +85,14 @@ class FileSystem:
         self._names = Namespace(volume, self._inodes, whereabouts)
         policies = Policies(volume, whereabouts)
         self.files = Files(volume, self._inodes, pipeline, renderer, policies, spool_budget_bytes)
+        self._undo = Undo(volume, self._inodes, self.files, pipeline, renderer)
         self._xattrs = Xattrs(volume, self._inodes, self.files, whereabouts)
         if not self._store.read_only:
             self._metadata.mend_numbers()
             make_root(volume, self._inodes, os.getuid(), os.getgid())
             recover(volume, self._inodes)
             pipeline.start(self.files.content_in_use)
-            self.files.start()
+            self.files.start(self._undo.expire_now_and_then)
         elif not has_root(volume):
             raise StoreError("the volume has never been mounted for writing and holds nothing to be read")
 
@@ -194,6 +196,7 @@ class FileSystem:
         """Return the attributes of an inode. Raises EntryNotFoundError."""
         with self._store.lock:
             inode = self._metadata.inode_or_stand_in(number)
+            links = inode.nlink - self._names.hidden_directories(number)
             size, mtime_ns, ctime_ns = inode.size, inode.mtime_ns, inode.ctime_ns
             file = self.files.find(number)
             if file is not None and file.spool is not None:
@@ -206,7 +209,7 @@ class FileSystem:
             inode.uid,
             inode.gid,
             inode.rdev,
-            inode.nlink,
+            links,
             size,
             -(-size // BLOCK_BYTES) * (BLOCK_BYTES // 512),
             inode.atime_ns,
@@ -283,6 +286,16 @@ class FileSystem:
         """See Xattrs."""
         self._xattrs.remove(number, name)
 
+    # Undoing
+
+    def restore(self, number: InodeNo) -> None:
+        """Let a file hold the very bytes that were written; see Undo."""
+        self._undo.restore(number)
+
+    def split(self, number: InodeNo) -> None:
+        """Give a file a stored picture of its own; see Undo."""
+        self._undo.split(number)
+
     # Files
 
     def create(self, parent: InodeNo, name: bytes, mode: int, uid: int, gid: int) -> tuple[InodeNo, int]:
@@ -316,6 +329,8 @@ class FileSystem:
     def settle(self) -> None:
         """Return when every closed file is decided and everything is durable. Raises StoreFullError, StoreError."""
         self.files.settle()
+        if not self._store.read_only:
+            self._undo.expire()
 
     def close(self) -> None:
         """Settle, stop and close the volume; whatever fails, the volume is closed. Raises what `settle` raises.

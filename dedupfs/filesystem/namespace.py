@@ -23,6 +23,7 @@ from dedupfs.errors import (
 from dedupfs.filesystem.inodes import Inodes
 from dedupfs.filesystem.whereabouts import Whereabouts
 from dedupfs.model import InodeNo
+from dedupfs.storage.kept import DIRECTORY_NAME
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Entry, Inode
 from dedupfs.storage.store import Transaction
@@ -56,7 +57,7 @@ class Namespace:
         check_name(name)
         if name == b".":
             return parent
-        entry = self._metadata.find_entry(parent, name)
+        entry = self._find(parent, name)
         if entry is None:
             if not stat.S_ISDIR(self._metadata.inode(parent).mode):
                 raise NotDirectoryError("not a directory")
@@ -120,7 +121,8 @@ class Namespace:
             self._check_not_below(entry.inode, new_parent)
         self._check_directory(new_parent)
         check_name(new_name)
-        target = self._metadata.find_entry(new_parent, new_name)
+        _refuse_hidden(new_parent, new_name)
+        target = self._find(new_parent, new_name)
         lost = None
         if target is not None:
             if target.inode == entry.inode:
@@ -150,7 +152,12 @@ class Namespace:
 
     def list(self, directory: InodeNo) -> list[Entry]:
         """Return the entries of a directory without . and .., in a stable order."""
-        return self._metadata.entries(directory)
+        entries = self._metadata.entries(directory)
+        return [entry for entry in entries if not is_hidden(directory, entry.name)] if directory == ROOT else entries
+
+    def hidden_directories(self, directory: InodeNo) -> int:
+        """Return how many directories in one are not shown."""
+        return int(directory == ROOT and self._volume.kept.directory() is not None)
 
     def parent_of(self, directory: InodeNo) -> InodeNo:
         """Return the directory above; the root is its own."""
@@ -160,7 +167,8 @@ class Namespace:
         """Raise unless a new entry of this name can be made in the directory."""
         self._check_directory(parent)
         check_name(name)
-        if name in (b".", b"..") or self._metadata.find_entry(parent, name) is not None:
+        _refuse_hidden(parent, name)
+        if name in (b".", b"..") or self._find(parent, name) is not None:
             raise EntryExistsError("the name is taken")
 
     def _found(self, number: InodeNo, parent: InodeNo, name: bytes) -> None:
@@ -170,10 +178,13 @@ class Namespace:
     def _entry(self, parent: InodeNo, name: bytes) -> Entry:
         self._check_directory(parent)
         check_name(name)
-        entry = self._metadata.find_entry(parent, name)
+        entry = self._find(parent, name)
         if entry is None:
             raise EntryNotFoundError("no such entry")
         return entry
+
+    def _find(self, parent: InodeNo, name: bytes) -> Entry | None:
+        return None if is_hidden(parent, name) else self._metadata.find_entry(parent, name)
 
     def _check_directory(self, number: InodeNo) -> Inode:
         inode = self._metadata.inode(number)
@@ -219,6 +230,16 @@ class Namespace:
         if gained is not None:
             keys.append(self._metadata.entry_key(*gained))
         self._metadata.set_unfinished(transaction, inode, tuple(keys))
+
+
+def is_hidden(parent: InodeNo, name: bytes) -> bool:
+    """Whether a name is that of the directory that holds kept originals."""
+    return parent == ROOT and name == DIRECTORY_NAME
+
+
+def _refuse_hidden(parent: InodeNo, name: bytes) -> None:
+    if is_hidden(parent, name):
+        raise NotPermittedError("dedupfs has a directory of this name, which is not shown")
 
 
 def check_name(name: bytes) -> None:

@@ -16,15 +16,17 @@ def statistics(volume: Volume) -> dict[str, Any]:
         return counters.get(name, 0)
 
     stored = count("stored_bytes")
+    kept = volume.kept.totals()
+    logical = count("logical_bytes") - kept.size_bytes
     return {
         "policy": volume.config.policy.value,
         "format_version": FORMAT_VERSION,
-        "files": count("files"),
-        "directories": count("directories"),
-        "logical_bytes": count("logical_bytes"),
+        "files": count("files") - kept.files,
+        "directories": count("directories") - kept.directories,
+        "logical_bytes": logical,
         "stored_bytes": stored,
         "database_bytes": volume.store.engine.allocated_bytes(),
-        "dedup_ratio": round(count("logical_bytes") / stored, 4) if stored else None,
+        "dedup_ratio": round(logical / stored, 4) if stored else None,
         "chunks": count("chunks"),
         "pictures": count("pictures"),
         "clusters": count("clusters"),
@@ -34,4 +36,9 @@ def statistics(volume: Volume) -> dict[str, Any]:
         "exact_duplicates": count("exact_duplicates"),
         "undecided": count("undecided"),
         "undecodable": count("undecodable"),
+        "keep_originals_days": volume.keep_originals_days,
+        "originals": kept.files,
+        "original_bytes": kept.size_bytes,
+        "originals_until_s": None if kept.first_until_ns is None else kept.first_until_ns // 10**9,
+        "originals_last_until_s": None if kept.last_until_ns is None else kept.last_until_ns // 10**9,
     }

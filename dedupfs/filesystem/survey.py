@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dedupfs.errors import EntryNotFoundError, IntegrityError, NotDirectoryError
 from dedupfs.filesystem.inodes import Inodes
-from dedupfs.filesystem.namespace import Namespace
+from dedupfs.filesystem.namespace import Namespace, is_hidden
 from dedupfs.model import ContentId, InodeNo
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import ContentState, Exact, Inode, Rendition
@@ -51,6 +51,8 @@ def walk(volume: Volume) -> Iterator[SurveyedFile]:
     while waiting:
         path, directory = waiting.pop()
         for entry in volume.metadata.entries(directory):
+            if is_hidden(directory, entry.name):
+                continue
             below = path + b"/" + entry.name if path else entry.name
             if stat.S_ISDIR(entry.type_bits):
                 waiting.append((below, entry.inode))

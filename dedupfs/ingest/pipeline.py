@@ -34,7 +34,7 @@ from dedupfs.ingest.originals import Originals
 from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.renderer import Renderer
 from dedupfs.ingest.settlement import Newcomer, Settlement, Subject, is_undecided
-from dedupfs.ingest.sniff import cut_points, sniff
+from dedupfs.ingest.sniff import image_cuts, sniff
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import ClusterId, ContentId, Policy
 from dedupfs.storage.records import Exact, Rendition
@@ -67,7 +67,7 @@ class Pipeline:
         self._clusters = volume.clusters
         self._pool = pool
         self._renderer = renderer
-        self._settlement = Settlement(volume)
+        self.settlement = Settlement(volume, self.bytes_written)
         self._originals = Originals()
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
@@ -82,7 +82,7 @@ class Pipeline:
 
         `in_use` tells, under the store's lock, whether somebody reads a content that is stored.
         """
-        self._settlement.ask_before_replacing(in_use)
+        self.settlement.ask_before_replacing(in_use)
         for content in self.contents.undecided():
             self._submit_stored(content)
         self._threads = [
@@ -102,7 +102,7 @@ class Pipeline:
 
     def cuts(self, data: bytes, policy: Policy) -> Sequence[int]:
         """Return where chunks of a picture are cut, so that its content is one of pictures under this policy."""
-        return contents_apart(_image_cuts(data), policy, self._volume.first_policy)
+        return contents_apart(image_cuts(data), policy, self._volume.first_policy)
 
     def submit(self, subject: Subject) -> None:
         """Queue a picture. The decision is taken on another thread."""
@@ -112,12 +112,12 @@ class Pipeline:
 
     def decide_later(self, content: ContentId) -> None:
         """Decide about a picture that is stored exactly when nobody uses it any more; under the store's lock."""
-        self._settlement.defer(content, {content})
+        self.settlement.defer(content, {content})
 
     def look_again(self) -> None:
         """Decide about what had to wait for readers, where they are gone; under the store's lock."""
-        if self._settlement.deferred:
-            for content in self._settlement.take_deferred():
+        if self.settlement.deferred:
+            for content in self.settlement.take_deferred():
                 self._submit_stored(content)
 
     def try_again(self) -> None:
@@ -129,11 +129,11 @@ class Pipeline:
 
     def replacements(self, content: ContentId | None) -> int:
         """Return how often the way in which a content is stored has changed since the volume was opened."""
-        return self._settlement.replacements(content)
+        return self.settlement.replacements(content)
 
     def waiting(self) -> int:
         """Return how many pictures wait for a decision."""
-        return self._waiting + self._settlement.deferred + len(self._put_off)
+        return self._waiting + self.settlement.deferred + len(self._put_off)
 
     def wait_below(self, limit: int) -> None:
         """Return when fewer than so many decisions are queued or under way."""
@@ -178,9 +178,9 @@ class Pipeline:
         policy = subject.policy(data)
         cuts = self.cuts(data, policy)
         layout = self.contents.describe(data, cuts)
-        newcomer = Newcomer(subject, data, cuts, layout, self.contents.identify(layout), policy, _image_cuts(data))
+        newcomer = Newcomer(subject, data, cuts, layout, self.contents.identify(layout), policy, image_cuts(data))
         if policy is Policy.OFF:
-            self._settlement.plain(newcomer)
+            self.settlement.plain(newcomer)
             return
         if self._is_there(newcomer):
             return
@@ -188,31 +188,31 @@ class Pipeline:
             self._look_at(newcomer)
         except WorkerStartError as exc:
             log.error("%s; a picture stays undecided until the next mount", exc)
-            self._settlement.undecided(newcomer)
+            self.settlement.undecided(newcomer)
 
     def _look_at(self, newcomer: Newcomer) -> None:
         try:
-            facts: PictureFacts = self._pool.call("inspect", newcomer.data)
+            facts = self.inspect(newcomer.data)
         except WorkerStartError:
             raise
         except UnfitPictureError:
-            self._settlement.apart(newcomer, whatever_came_meanwhile=True)
+            self.settlement.apart(newcomer, whatever_came_meanwhile=True)
             return
         except IngestError as exc:
             if not isinstance(exc, UndecodableError):
                 log.warning("a picture of %d bytes was too much for its worker: %s", len(newcomer.data), exc)
                 if self._may_try_again(newcomer.content):
-                    self._settlement.undecided(newcomer)
+                    self.settlement.undecided(newcomer)
                     self._submit_stored(newcomer.content)
                     return
-            self._settlement.undecodable(newcomer)
+            self.settlement.undecodable(newcomer)
             return
         for _ in range(_MAX_ATTEMPTS):
             near = match.candidates(self._clusters, facts.fingerprint) if facts.fingerprint is not None else []
             newcomer = replace(newcomer, facts=facts, candidates=near)
             if self._is_there(newcomer) or self._place(newcomer, facts):
                 return
-        self._settlement.apart(newcomer, whatever_came_meanwhile=True)
+        self.settlement.apart(newcomer, whatever_came_meanwhile=True)
 
     def _may_try_again(self, content: ContentId) -> bool:
         with self._condition:
@@ -247,10 +247,10 @@ class Pipeline:
         """Return whether the very same bytes were stored, and decided about, before."""
         existing = self.contents.sound(newcomer.content)
         if existing is None and self.contents.is_awaited(newcomer.content):
-            return self._settlement.returned(newcomer)
+            return self.settlement.returned(newcomer)
         if existing is None or is_undecided(existing):
             return False
-        return self._settlement.same(newcomer, existing, sound=self._is_sound(existing))
+        return self.settlement.same(newcomer, existing, sound=self._is_sound(existing))
 
     def _is_sound(self, existing: Exact | Rendition) -> bool:
         """Whether a rendition can be read; its exact twin is not dropped for one that cannot.
@@ -276,12 +276,14 @@ class Pipeline:
         for candidate in newcomer.candidates:
             if candidate.representative == newcomer.content:
                 continue
+            if self._volume.pairs.are_parted(newcomer.content, self._clusters.members(candidate.cluster)):
+                continue
             try:
                 representative = self.contents.get(candidate.representative)
                 if not isinstance(representative, Exact):
                     continue
                 if newcomer.has_coded_image_of(representative.layout):
-                    return self._settlement.same_image(newcomer, candidate)
+                    return self.settlement.same_image(newcomer, candidate)
                 original = self.contents.read_all(representative.layout)
                 fitting = judge.decide(newcomer.data, facts, candidate, original)
             except IntegrityError as exc:
@@ -297,12 +299,12 @@ class Pipeline:
             if judge.is_enough(fitting):
                 break
         if best is None:
-            return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
+            return self.settlement.apart(newcomer, whatever_came_meanwhile=False)
         if isinstance(best.fits, Fit):
             self._originals.put(newcomer.content, newcomer.data)
-            return self._settlement.member(newcomer, best.candidate, best.fits)
+            return self.settlement.member(newcomer, best.candidate, best.fits)
         self._originals.put(best.candidate.representative, best.original)
-        return self._settlement.promotion(newcomer, best.candidate, best.fits)
+        return self.settlement.promotion(newcomer, best.candidate, best.fits)
 
     def members(self, cluster: ClusterId) -> list[ContentId]:
         """See Shelf."""
@@ -322,6 +324,23 @@ class Pipeline:
             if self.contents.find(member) is None:
                 return None
             raise
+
+    def inspect(self, data: bytes) -> PictureFacts:
+        """Return what is to be known of a picture. Raises IngestError."""
+        facts: PictureFacts = self._pool.call("inspect", data)
+        return facts
+
+    def bytes_written(self, content: ContentId) -> bytes | None:
+        """Return what was written as a content, or None where that is not known any more."""
+        try:
+            found = self.contents.find(content)
+            if isinstance(found, Exact):
+                return self.contents.read_all(found.layout)
+            if found is not None and found.bit_exact:
+                return self._renderer.render(found)
+        except IntegrityError as exc:
+            log.warning("the bytes of a picture cannot be kept: %s", exc)
+        return self._originals.get(content)
 
 
 class _StoredPicture:
@@ -362,9 +381,3 @@ class _StoredPicture:
     def failed(self) -> None:
         """See Subject: it stays undecided, and is looked at again when everything is settled, or by the next mount."""
         self._pipeline.put_off(self._content)
-
-
-def _image_cuts(data: bytes) -> Sequence[int]:
-    """Return where a picture's metadata and coded image meet."""
-    picture_format = sniff(data[:HEAD_BYTES])
-    return cut_points(data, picture_format) if picture_format is not None else ()

@@ -7,22 +7,28 @@ do: the picture is stored, or it has changed or gone and whoever changed it will
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
+from dedupfs.errors import DedupfsError, InUseError
 from dedupfs.ingest import match
+from dedupfs.ingest.apart import original_apart
 from dedupfs.ingest.decision import Refit
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.match import Candidate
 from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.renderer import codecs
+from dedupfs.ingest.sniff import image_cuts
 from dedupfs.model import ClusterId, ContentId, Policy
 from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.records import ContentState, Exact, Layout, Rendition
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
+
+_DAY_NS = 24 * 3600 * 10**9
 
 
 class Subject(Protocol):
@@ -75,7 +81,10 @@ class Newcomer:
 class Settlement:
     """Stores decisions. Safe from any thread."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, bytes_written: Callable[[ContentId], bytes | None]) -> None:
+        """`bytes_written` returns what was written as a content, or None where that is not known any more."""
+        self._volume = volume
+        self._bytes_written = bytes_written
         self._store = volume.store
         self._contents = volume.contents
         self._clusters = volume.clusters
@@ -113,6 +122,8 @@ class Settlement:
 
         What is damaged is healed from the newcomer's bytes.
         """
+        is_exact = not sound or isinstance(existing, Exact) or existing.bit_exact
+        original = None if is_exact else self._original(newcomer.data)
         prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
@@ -122,6 +133,7 @@ class Settlement:
             if not sound:
                 self._contents.become_exact(transaction, newcomer.content, prepared)
                 self._replacements[newcomer.content] += 1
+            self._keep(transaction, newcomer.content, original)
             return self._stored(transaction, newcomer, prepared)
 
     def returned(self, newcomer: Newcomer) -> bool:
@@ -184,6 +196,7 @@ class Settlement:
     def member(self, newcomer: Newcomer, candidate: Candidate, fit: Fit) -> bool:
         """A rendition of the candidate's representative."""
         own = self._contents.prepare(fit.own)
+        original = None if fit.bit_exact else self._original(newcomer.data)
         refit = Refit(fit, len(newcomer.data), candidate.distance_bits)
         rendition = _rendition(refit, own, candidate.cluster, candidate.representative)
         with self._store.transaction() as transaction:
@@ -193,6 +206,7 @@ class Settlement:
                 return False
             if not self._in_use(newcomer.content):
                 self._contents.become_rendition(transaction, newcomer.content, rendition, own)
+                self._keep(transaction, newcomer.content, original)
                 self._replacements[newcomer.content] += 1
                 newcomer.subject.adopt(transaction, newcomer.content)
                 transaction.afterwards(lambda: newcomer.subject.settled(newcomer.content))
@@ -203,6 +217,7 @@ class Settlement:
         """The newcomer becomes the representative, and every picture of the old cluster a rendition of it."""
         prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
         owns = {member: self._contents.prepare(refit.fit.own) for member, refit in fits.items()}
+        originals = {member: self._original_of(member, refit.fit) for member, refit in fits.items()}
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
@@ -218,6 +233,7 @@ class Settlement:
                         continue
                     rendition = _rendition(fits[member], owns[member], cluster, newcomer.content)
                     self._contents.become_rendition(transaction, member, rendition, owns[member])
+                    self._keep(transaction, member, originals[member])
                     self._replacements[member] += 1
                 return done
         return self._defer(newcomer, fits.keys())
@@ -229,6 +245,41 @@ class Settlement:
             if newcomer.subject.is_current():
                 self._stored(transaction, newcomer, prepared, ContentState.UNDECIDED)
         return True
+
+    def become_exact(self, transaction: Transaction, content: ContentId, prepared: PreparedLayout) -> None:
+        """Keep a rendition bit for bit again, on somebody's wish. Raises InUseError while somebody reads it."""
+        if self._in_use(content):
+            raise InUseError("the file, or one of the same bytes, is open")
+        self._contents.become_exact(transaction, content, prepared)
+        self._replacements[content] += 1
+
+    def found_cluster(self, transaction: Transaction, content: ContentId, facts: PictureFacts | None) -> None:
+        """Let a picture that is stored exactly and belongs to no cluster have one of its own."""
+        self._found_cluster(transaction, content, facts)
+
+    def _original_of(self, member: ContentId, fit: Fit) -> PreparedLayout | None:
+        """Return the `_original` of a picture that was stored before; None where one is kept, or nobody knows it."""
+        if fit.bit_exact or not self._volume.keep_originals_days or self._has_original(member):
+            return None
+        data = self._bytes_written(member)
+        return None if data is None else self._original(data)
+
+    def _original(self, data: bytes) -> PreparedLayout | None:
+        """Return the bytes of a picture, to be kept beside its rendition; None where that is not asked for."""
+        if not self._volume.keep_originals_days:
+            return None
+        return self._contents.prepare(data, original_apart(image_cuts(data)))
+
+    def _has_original(self, content: ContentId) -> bool:
+        try:
+            return self._volume.kept.find(content) is not None
+        except DedupfsError:
+            return False
+
+    def _keep(self, transaction: Transaction, content: ContentId, original: PreparedLayout | None) -> None:
+        if original is not None:
+            until_ns = time.time_ns() + self._volume.keep_originals_days * _DAY_NS
+            self._volume.kept.put(transaction, content, original, until_ns)
 
     def _defer(self, newcomer: Newcomer, readers_of: Set[ContentId]) -> bool:
         """Somebody reads what would be replaced: look again when they have closed it."""

@@ -53,6 +53,12 @@ def _isobmff(head: bytes) -> PictureFormat | None:
     return PictureFormat.HEIC
 
 
+def image_cuts(data: bytes) -> tuple[int, ...]:
+    """Return the `cut_points` of a file of whatever sort; none where it is no picture."""
+    picture_format = sniff(data[:SNIFF_BYTES])
+    return cut_points(data, picture_format) if picture_format is not None else ()
+
+
 def cut_points(data: bytes, picture_format: PictureFormat) -> tuple[int, ...]:
     """Return the offsets, rising and strictly inside the file, where a new chunk has to begin.
 

@@ -26,6 +26,7 @@ _ERRNOS: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotSupportedError, errno.EOPNOTSUPP),
     (errors.FileTooLargeError, errno.EFBIG),
     (errors.AttributeTooLargeError, errno.E2BIG),
+    (errors.InUseError, errno.EBUSY),
     (errors.StoreFullError, errno.ENOSPC),
     (errors.StoreReadOnlyError, errno.EROFS),
     (MemoryError, errno.ENOMEM),

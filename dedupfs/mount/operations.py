@@ -33,7 +33,9 @@ from dedupfs.mount.closing import Closer
 from dedupfs.mount.status import (
     OF_MOUNT,
     PID_XATTR,
+    RESTORE_XATTR,
     SETTLE_XATTR,
+    SPLIT_XATTR,
     STATUS_XATTR,
     VOLUME_XATTR,
     WAITING_XATTR,
@@ -238,6 +240,12 @@ class Operations:
                 raise NotPermittedError("attributes of this name are dedupfs's own")
             self._closer.wait()
             self._filesystem.settle()
+            return
+        if name == RESTORE_XATTR:
+            self._filesystem.restore(number)
+            return
+        if name == SPLIT_XATTR:
+            self._filesystem.split(number)
             return
         create, replace_it = bool(flags & _XATTR_CREATE), bool(flags & _XATTR_REPLACE)
         self._filesystem.set_xattr(number, name, value, create=create, replace=replace_it)

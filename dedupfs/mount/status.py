@@ -13,4 +13,8 @@ STATUS_XATTR = b"user.dedupfs.status"
 """Numbers as JSON: those of the volume as of its last finished operation, what waits, and what was asked so far."""
 SETTLE_XATTR = b"user.dedupfs.settle"
 """Set it to have everything settled and committed; the call returns when that is done or has failed."""
+RESTORE_XATTR = b"user.dedupfs.restore"
+"""Set it on a file to have the bytes back that were written."""
+SPLIT_XATTR = b"user.dedupfs.split"
+"""Set it on a file to have it kept apart from the picture that it rests on."""
 OF_MOUNT = (VOLUME_XATTR, PID_XATTR, WAITING_XATTR, STATUS_XATTR, SETTLE_XATTR)

@@ -21,7 +21,16 @@ from dedupfs.storage import header_copies, records
 from dedupfs.storage.derived import Derived, derive, is_undecided
 from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.metadata import ROOT
-from dedupfs.storage.readout import DamagedRecord, Readout, has_first_policy, number, read_out, resting, size_of
+from dedupfs.storage.readout import (
+    DamagedRecord,
+    Readout,
+    counts_pairs,
+    has_first_policy,
+    number,
+    read_out,
+    resting,
+    size_of,
+)
 from dedupfs.storage.records import ContentRefs, ContentState, Exact, Inode, Rendition
 from dedupfs.storage.report import Problem, Report
 from dedupfs.storage.volume import Volume
@@ -356,6 +365,8 @@ class _Check:
             return
         if not has_first_policy(self._readout):
             self._problem("directories have policies, and the volume does not know of any")
+        if not counts_pairs(self._readout):
+            self._problem("pictures have been split, and the volume does not know of any")
         inodes, clusters = self._sources.inodes, self._sources.clusters
         if max(inodes, default=0) >= next_inode or max(clusters, default=0) >= next_cluster:
             self._problem("a number would be given out a second time")

@@ -288,6 +288,20 @@ def has_first_policy(readout: Readout) -> bool:
     return not is_damaged and POLICY_XATTR not in readout.sources.xattrs.values()
 
 
+def pair_keys(readout: Readout) -> list[bytes]:
+    """Return the keys of all pairs in the table `volume`, of damaged ones too: a pair is nothing but its key."""
+    damaged = (record.key for record in readout.damaged if record.table is records.VOLUME)
+    return sorted(key for key in {*readout.volume, *damaged} if key.startswith(records.PAIR_PREFIX))
+
+
+def counts_pairs(readout: Readout) -> bool:
+    """Whether the volume knows that it has pairs, where there are any."""
+    try:
+        return not pair_keys(readout) or records.decode_number(readout.volume[records.PAIRS_KEY]) > 0
+    except (KeyError, IntegrityError):
+        return False
+
+
 def layout_of(content: Exact | Rendition) -> records.Layout:
     """Return the chunks of a content: all its bytes, or a rendition's own metadata."""
     return content.layout if isinstance(content, Exact) else content.own

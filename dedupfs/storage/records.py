@@ -47,7 +47,11 @@ class Table:
 
 VOLUME = Table("volume", 0, sealed=True)
 """Names to single records: `config`, `counters`, `next_inode`, `next_cluster`; and, once files of one volume are under
-different policies, `first_policy`, the one that all of them were under until then."""
+different policies, `first_policy`, the one that all of them were under until then. `keep_originals` is a number of
+days, without it none. PAIR_PREFIX and a keyed digest of two content ids (16) -> nothing: those are never kept as
+versions of one another; `pairs` is how many of these were made."""
+PAIR_PREFIX = b"pair:"
+PAIRS_KEY = b"pairs"
 INODES = Table("inodes", 0, sealed=True)
 """inode (8) -> Inode."""
 ENTRIES = Table("entries", 8, sealed=True)

@@ -18,11 +18,11 @@ from dedupfs.storage.derived import Derived, derive
 from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.mending import Mending, Plan, Write
 from dedupfs.storage.metadata import NUMBER_GAP
-from dedupfs.storage.readout import Readout, has_first_policy, number
+from dedupfs.storage.readout import Readout, counts_pairs, has_first_policy, number, pair_keys
 from dedupfs.storage.records import Config, ContentState, Exact, Table, number_key
 from dedupfs.storage.repair_contents import mend_contents
 from dedupfs.storage.repair_tree import mend_tree
-from dedupfs.storage.volume import FIRST_POLICY_KEY, Volume, safest_first_policy
+from dedupfs.storage.volume import FIRST_POLICY_KEY, KEEP_ORIGINALS_KEY, Volume, safest_first_policy
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -156,6 +156,7 @@ def _plan_volume_records(mending: Mending, derived: Derived, config: Config) -> 
         first = records.encode_policy(safest_first_policy(config.policy))
         mending.plan.writes.append((records.VOLUME, FIRST_POLICY_KEY, first))
         mending.mended("the policies of directories count again")
+    _plan_pairs(mending)
     totals = {name: value for name, value in derived.counters.items() if value}
     try:
         noted = records.decode_counters(found[b"counters"]) if b"counters" in found else {}
@@ -167,6 +168,17 @@ def _plan_volume_records(mending: Mending, derived: Derived, config: Config) -> 
     for record in mending.old.damaged:
         if record.table is records.VOLUME and record.key not in {write[1] for write in mending.plan.writes}:
             mending.plan.writes.append((records.VOLUME, record.key, None))
+            if record.key == KEEP_ORIGINALS_KEY:
+                mending.gone("nothing tells how long originals are to be kept; those of new renditions are not")
+
+
+def _plan_pairs(mending: Mending) -> None:
+    keys = pair_keys(mending.old)
+    lost = [key for key in keys if key not in mending.old.volume]
+    mending.plan.writes += [(records.VOLUME, key, records.encode_mark()) for key in lost]
+    if lost or not counts_pairs(mending.old):
+        mending.plan.writes.append((records.VOLUME, records.PAIRS_KEY, records.encode_number(len(keys))))
+        mending.mended("pictures that were split are kept apart again")
 
 
 def _plan_header(mending: Mending, volume: Volume) -> None:

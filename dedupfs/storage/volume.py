@@ -29,9 +29,11 @@ from dedupfs.storage.chunks import Chunks
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.compact import Compacted, Disk
 from dedupfs.storage.contents import Contents
+from dedupfs.storage.kept import KeptOriginals
 from dedupfs.storage.lmdb_engine import DATA_FILE, INITIAL_MAP_BYTES, LmdbEngine
 from dedupfs.storage.lmdb_salvage import Salvage
 from dedupfs.storage.metadata import Metadata
+from dedupfs.storage.pairs import Pairs
 from dedupfs.storage.record_judge import RecordJudge
 from dedupfs.storage.records import Config
 from dedupfs.storage.similarity import SimilarityIndex
@@ -41,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _CONFIG_KEY = b"config"
 FIRST_POLICY_KEY = b"first_policy"
+KEEP_ORIGINALS_KEY = b"keep_originals"
+MAX_KEEP_DAYS = 36_500
 
 
 class Volume:
@@ -54,6 +58,8 @@ class Volume:
         self.chunks = Chunks(store)
         self.clusters = Clusters(store, SimilarityIndex(store))
         self.contents = Contents(store, self.chunks, self.clusters)
+        self.kept = KeptOriginals(store, self.metadata, self.contents)
+        self.pairs = Pairs(store)
         self._lock_descriptor = lock_descriptor
 
     @property
@@ -71,6 +77,40 @@ class Volume:
         """Note that files are under different policies from now on."""
         if not self.is_mixed:
             transaction.put(records.VOLUME, FIRST_POLICY_KEY, records.encode_policy(self.config.policy))
+
+    @property
+    def keep_originals_days(self) -> int:
+        """For how many days the exact bytes of files that become renditions are kept; 0 for not at all."""
+        try:
+            stored = self.store.get(records.VOLUME, KEEP_ORIGINALS_KEY)
+            return 0 if stored is None else records.decode_number(stored)
+        except IntegrityError as exc:
+            log.error("how long originals are kept is not known any more; set it anew with `dedupfs config`: %s", exc)
+            return 0
+
+    def configure(
+        self, *, policy: Policy | None = None, label: str | None = None, keep_originals_days: int | None = None
+    ) -> None:
+        """Change what was chosen when the volume was made, for what is written from now on; None leaves one alone.
+
+        Raises:
+            UsageError: the label is not text, or the number of days is out of range.
+        """
+        config = Config(self.config.policy if policy is None else policy, self.config.label if label is None else label)
+        try:
+            encoded = records.encode_config(config)
+        except UnicodeEncodeError as exc:
+            raise UsageError("the label is not text") from exc
+        if keep_originals_days is not None:
+            _refuse_days(keep_originals_days)
+        with self.store.transaction() as transaction:
+            if config.policy is not self.config.policy:
+                self.mix_policies(transaction)
+            transaction.put(records.VOLUME, _CONFIG_KEY, encoded)
+            if keep_originals_days is not None:
+                transaction.put(records.VOLUME, KEEP_ORIGINALS_KEY, records.encode_number(keep_originals_days))
+        self.config = config
+        self.store.commit()
 
     def _first_policy(self) -> Policy | None:
         try:
@@ -96,12 +136,13 @@ def create_volume(
     config: Config,
     cost: ScryptCost | None = None,
     recovery_secret: bytes | None = None,
+    keep_originals_days: int = 0,
 ) -> None:
     """Make a volume in a directory that is new or empty, with a slot for a recovery key if there is one.
 
     The header is written last: until then the directory is no volume, and a failure leaves nothing that looks like one.
     Raises:
-        UsageError: the directory holds something, or the passphrase cannot be one.
+        UsageError: the directory holds something, the passphrase cannot be one, or the days are out of range.
         StoreError: it cannot be made.
     """
     try:
@@ -109,6 +150,7 @@ def create_volume(
     except UnicodeEncodeError as exc:
         raise UsageError("the label is not text") from exc
     headers.refuse_passphrase(passphrase)
+    _refuse_days(keep_originals_days)
     try:
         made = not directory.exists()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,6 +166,9 @@ def create_volume(
         try:
             with store.transaction() as transaction:
                 transaction.put(records.VOLUME, _CONFIG_KEY, chosen)
+                if keep_originals_days:
+                    days = records.encode_number(keep_originals_days)
+                    transaction.put(records.VOLUME, KEEP_ORIGINALS_KEY, days)
             header_copies.write_record(engine, header)
         finally:
             store.close()
@@ -198,6 +243,11 @@ def _open_engine(directory: Path, *, read_only: bool, initial_map_bytes: int) ->
         if not (directory / DATA_FILE).is_file():
             raise
         raise IntegrityError(f"{exc}; `dedupfs check --repair` makes a new one of what is left") from exc
+
+
+def _refuse_days(days: int) -> None:
+    if not 0 <= days <= MAX_KEEP_DAYS:
+        raise UsageError(f"originals are kept for 0 to {MAX_KEEP_DAYS} days")
 
 
 def safest_first_policy(policy: Policy) -> Policy:

@@ -505,7 +505,7 @@ def test_a_reader_that_leaves_while_a_decision_is_put_off_does_not_strand_it(
     core.put(b"copy", COPY)
     core.filesystem.settle()
     handle = core.open(b"copy")
-    settlement = core.pipeline._settlement
+    settlement = core.pipeline.settlement
     undecided = settlement.undecided
 
     def and_close(newcomer: Newcomer) -> bool:

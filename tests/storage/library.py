@@ -94,6 +94,10 @@ def make_library(volume: Volume) -> Library:
         metadata.set_unfinished(transaction, fresh, (metadata.entry_key(ROOT, b"fresh"),))
         transaction.count("files", 2)
         transaction.count("directories", 1)
+    volume.configure(keep_originals_days=1)
+    with volume.store.transaction() as transaction:
+        volume.mix_policies(transaction)
+        volume.pairs.part(transaction, plain, undecided)
     return Library(volume, tree, plain, picture, copy, undecided, cluster, directory)
 
 
@@ -414,6 +418,13 @@ def configuration_that_cannot_be_read(library: Library, transaction: Transaction
 @plant("the volume does not know of any")
 def policies_that_nobody_looks_for(library: Library, transaction: Transaction) -> None:
     library.volume.metadata.put_xattr(transaction, library.directory, Xattr(POLICY_XATTR, b"off"))
+    transaction.delete(records.VOLUME, b"first_policy")
+
+
+@plant("pictures have been split")
+def pairs_that_nobody_looks_for(library: Library, transaction: Transaction) -> None:
+    library.volume.pairs.part(transaction, library.plain, library.picture)
+    transaction.delete(records.VOLUME, records.PAIRS_KEY)
 
 
 @plant("the volume does not know of any")
