@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from dedupfs.cli import passphrase
+from dedupfs.cli.config import days
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.recovery_key import introduce
 from dedupfs.crypto import recovery
@@ -33,6 +34,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         " with the picture and look the same everywhere; perceptual where fingerprint and aspect ratio agree;"
         " off for exact copies only",
     )
+    parser.add_argument(
+        "--keep-originals",
+        metavar="DAYS",
+        default="0",
+        help="keep the exact bytes of files that become renditions for so long, for `dedupfs restore`; 0 (default) for"
+        " not at all",
+    )
     parser.add_argument("--label", metavar="TEXT", default="", help="a name for the volume, kept encrypted inside it")
     parser.add_argument("--no-recovery-key", action="store_true", help="make none; `dedupfs key add` can later")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -42,12 +50,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Make the volume."""
+    keep_originals_days = days(options.keep_originals)
     secret = None if options.no_recovery_key else recovery.new_secret()
     create_volume(
         options.volume,
         passphrase.read(options, twice=True),
         Config(Policy(options.dedup), options.label),
         recovery_secret=secret,
+        keep_originals_days=keep_originals_days,
     )
     text = None if secret is None else recovery.encode(secret)
     if options.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dedupfs.cli import passphrase
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.live import live_figures
 from dedupfs.cli.mounts import is_mounted
+from dedupfs.cli.names import visible
 from dedupfs.cli.opened import add_arguments, opened
 from dedupfs.cli.watch import live_text, watch
 from dedupfs.errors import StoreError
@@ -104,10 +106,14 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
 def _as_text(figures: dict[str, Any]) -> str:
     logical, stored = figures["logical_bytes"], figures["stored_bytes"]
     saved = logical - stored
-    lines = [f"volume       {figures['label']}"] if figures.get("label") else []
+    lines = [f"volume       {visible(figures['label'])}"] if figures.get("label") else []
     lines += [
         f"policy       {figures['policy']}",
         f"files        {figures['files']} in {figures['directories']} directories, {human_bytes(logical)}",
@@ -122,6 +128,10 @@ def _as_text(figures: dict[str, Any]) -> str:
     ]
     if figures["undecided"]:
         lines.append(f"undecided    {figures['undecided']} pictures, until the volume is next mounted")
+    if figures["originals"]:
+        waiting = f"{figures['originals']} of renditions, {human_bytes(figures['original_bytes'])}"
+        first, last = (_day(figures[name]) for name in ("originals_until_s", "originals_last_until_s"))
+        lines.append(f"originals    {waiting}, until {first}" + (f" to {last}" if last != first else ""))
     if figures["undecodable"]:
         lines.append(f"undecodable  {figures['undecodable']} files look like pictures and are not; stored exactly")
     return "\n".join(lines)

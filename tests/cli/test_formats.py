@@ -23,6 +23,7 @@ COMMANDS = [
     "why VOLUME photo.jpg",
     "clusters VOLUME",
     "report VOLUME -o FILE",
+    "config VOLUME",
     "check VOLUME",
     "compact VOLUME",
     "key list VOLUME",
@@ -32,7 +33,7 @@ COMMANDS = [
     "header backup VOLUME FILE",
     "header restore VOLUME",
 ]
-WITHOUT_A_VOLUME = {"init", "scan", "umount", "doctor", "completion"}
+WITHOUT_A_VOLUME = {"init", "restore", "split", "scan", "umount", "doctor", "completion"}
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
