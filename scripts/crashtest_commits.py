@@ -51,7 +51,7 @@ class Round:
 
 def make_volume(directory: Path, policy: Policy) -> bytes:
     """Make a volume that costs nothing to open, and return its key."""
-    create_volume(directory, PASSPHRASE, Config(policy, ""), CHEAP)
+    create_volume(directory, PASSPHRASE, Config(policy, ""), CHEAP, keep_originals_days=1)
     return unlock(directory, PASSPHRASE)
 
 

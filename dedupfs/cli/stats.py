@@ -106,7 +106,8 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
-def _day(seconds: int) -> str:
+def day(seconds: int) -> str:
+    """Return the local date of a time in seconds since 1970."""
     return time.strftime("%Y-%m-%d", time.localtime(seconds))
 
 
@@ -130,7 +131,7 @@ def _as_text(figures: dict[str, Any]) -> str:
         lines.append(f"undecided    {figures['undecided']} pictures, until the volume is next mounted")
     if figures["originals"]:
         waiting = f"{figures['originals']} of renditions, {human_bytes(figures['original_bytes'])}"
-        first, last = (_day(figures[name]) for name in ("originals_until_s", "originals_last_until_s"))
+        first, last = (day(figures[name]) for name in ("originals_until_s", "originals_last_until_s"))
         lines.append(f"originals    {waiting}, until {first}" + (f" to {last}" if last != first else ""))
     if figures["undecodable"]:
         lines.append(f"undecodable  {figures['undecodable']} files look like pictures and are not; stored exactly")

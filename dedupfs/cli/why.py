@@ -12,7 +12,7 @@ from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.mounts import mountpoint_above
 from dedupfs.cli.names import visible
 from dedupfs.cli.opened import Opened, add_arguments, opened, shown
-from dedupfs.cli.stats import human_bytes
+from dedupfs.cli.stats import day, human_bytes
 from dedupfs.errors import EntryNotFoundError, IngestError, NamespaceError, UsageError
 from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.survey import Survey, SurveyedFile, find, kind_of
@@ -77,6 +77,7 @@ def explain(volume: Volume, file: SurveyedFile) -> dict[str, Any]:
         "bit_exact": True,
         "undecodable": isinstance(content, Exact) and content.state is ContentState.UNDECODABLE,
         "stored_bytes": 0,
+        "original_until_s": None,
     }
     if content is None or content_id is None:
         return answer
@@ -97,6 +98,8 @@ def explain(volume: Volume, file: SurveyedFile) -> dict[str, Any]:
             max_tone_difference=round(max(differences.coarse_luma, differences.coarse_chroma), 3),
             bit_exact=content.bit_exact,
         )
+        kept = volume.kept.find(content_id)
+        answer["original_until_s"] = None if kept is None else kept.until_ns // 10**9
     return answer
 
 
@@ -171,6 +174,8 @@ def _as_text(answer: dict[str, Any]) -> str:
                 f" {answer['max_luma_difference']:.1f} of 255 levels in brightness and"
                 f" {answer['max_chroma_difference']:.1f} in colour, {answer['max_tone_difference']:.1f} over an area"
             )
+        if answer["original_until_s"] is not None:
+            lines.append(f"  the bytes that were written are kept until {day(answer['original_until_s'])}")
         lines.append(f"  fingerprints {answer['distance_bits']} of 256 bits apart")
     lines += _reasons(answer)
     lines.append(f"  takes {human_bytes(answer['stored_bytes'])} of its own")

@@ -535,6 +535,8 @@ class Files:
                 return
             with self._store.transaction() as transaction:
                 content = self._store_exactly(transaction, file, prepared, candidate=candidate)
+                if candidate and content is not None:
+                    self._pipeline.settlement.keep_again(transaction, content, data)
             self._pin(file, content)
             file.unsaved = False
             file.mtime_ns = file.ctime_ns = None

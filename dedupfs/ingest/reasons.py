@@ -92,7 +92,7 @@ def why_apart(volume: Volume, pool: WorkerPool, content: Exact, policy: Policy) 
             f"the nearest picture is too far away to be compared: the limit is {COMPLETE_RADIUS_BITS}", nearest
         )
     if content.cluster is None:
-        return Reason("was stored under the policy off", nearest)
+        return Reason("is kept as it was written: it was restored, or stored under the policy off", nearest)
     return _compared(volume, pool, data, facts, nearest, Policy.VERIFIED if policy is Policy.OFF else policy)
 
 

@@ -257,6 +257,12 @@ class Settlement:
         """Let a picture that is stored exactly and belongs to no cluster have one of its own."""
         self._found_cluster(transaction, content, facts)
 
+    def keep_again(self, transaction: Transaction, content: ContentId, data: bytes) -> None:
+        """Keep the original of a content that is a rendition already, from bytes that have just come again."""
+        existing = self._contents.sound(content)
+        if isinstance(existing, Rendition) and not existing.bit_exact:
+            self._keep(transaction, content, self._original(data))
+
     def _original_of(self, member: ContentId, fit: Fit) -> PreparedLayout | None:
         """Return the `_original` of a picture that was stored before; None where one is kept, or nobody knows it."""
         if fit.bit_exact or not self._volume.keep_originals_days or self._has_original(member):

@@ -67,6 +67,7 @@ def test_stats_tell_what_is_kept_and_until_when(volume: Path) -> None:
     _, printed, _ = in_process("stats", volume)
     assert "originals    2 of renditions, 12.0 kB, until 2" in printed
     assert "files        3 in 1 directories" in printed
+    assert "kept until 2" in in_process("why", volume, "other")[1]
     assert "dedupfs_originals{" in in_process("metrics", volume)[1]
 
 

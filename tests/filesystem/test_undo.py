@@ -123,11 +123,15 @@ def test_originals_go_when_their_time_is_over(keeping: Core, monkeypatch: pytest
         restore(keeping, b"copy")
 
 
-def test_the_same_bytes_again_are_kept_from_then_on(keeping: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fsync", [False, True])
+def test_the_same_bytes_again_are_kept_from_then_on(
+    keeping: Core, monkeypatch: pytest.MonkeyPatch, fsync: bool
+) -> None:
     put(keeping, photo=PHOTO, copy=COPY)
     now = time.time_ns()
     monkeypatch.setattr("dedupfs.ingest.settlement.time.time_ns", lambda: now + 5 * DAY_NS)
-    put(keeping, again=COPY)
+    keeping.put(b"again", COPY, fsync=fsync)
+    keeping.filesystem.settle()
     until_ns = keeping.volume.kept.totals().first_until_ns
     assert until_ns is not None and until_ns - now >= 12 * DAY_NS
 
