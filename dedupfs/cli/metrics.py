@@ -30,6 +30,8 @@ _METRICS = (
     ("originals", _GAUGE, "Exact bytes of renditions that are kept for a while."),
     ("original_bytes", _GAUGE, "Their bytes, before encryption."),
     ("originals_until_s", _GAUGE, "When the first of them goes, in seconds since 1970."),
+    ("originals_last_until_s", _GAUGE, "When the last of them goes."),
+    ("keep_originals_days", _GAUGE, "For how many days new ones are kept."),
     ("free_bytes", _GAUGE, "Room on the disk of the volume."),
     ("waiting", _GAUGE, "Files that wait to be decided about or stored."),
     ("waiting_bytes", _GAUGE, "Written bytes in memory."),

@@ -10,6 +10,7 @@ Changes happen inside the caller's transaction.
 
 from __future__ import annotations
 
+import logging
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from dedupfs.storage.contents import Contents, PreparedLayout
 from dedupfs.storage.metadata import ROOT, Metadata
 from dedupfs.storage.records import DIGEST_BYTES, Entry, Exact, Inode
 from dedupfs.storage.store import Store, Transaction
+
+log = logging.getLogger(__name__)
 
 DIRECTORY_NAME = b".dedupfs-originals"
 """In the root; no file can be made there under this name."""
@@ -65,13 +68,16 @@ class KeptOriginals:
         self._totals: KeptTotals | None = None
 
     def directory(self) -> InodeNo | None:
-        """Return the directory that holds them, None before the first."""
-        entry = self._metadata.find_entry(ROOT, DIRECTORY_NAME)
-        return None if entry is None or not stat.S_ISDIR(entry.type_bits) else entry.inode
+        """Return the directory that holds them, None before the first or where damage hides it."""
+        try:
+            return self._directory()
+        except IntegrityError as exc:
+            log.debug("kept originals cannot be found: %s", exc)
+            return None
 
     def find(self, content: ContentId) -> Kept | None:
         """Return the original of a content, or None. Raises IntegrityError where its record is damaged."""
-        directory = self.directory()
+        directory = self._directory()
         entry = None if directory is None else self._metadata.find_entry(directory, _name(content))
         if entry is None:
             return None
@@ -92,7 +98,7 @@ class KeptOriginals:
             later = replace(kept.inode, mtime_ns=max(kept.until_ns, until_ns))
             self._metadata.put_inode(transaction, kept.number, later)
             return
-        directory = self.directory()
+        directory = self._directory()
         if directory is None:
             directory = self._make_directory(transaction, until_ns)
         held = self._contents.store_exact(transaction, original)
@@ -143,6 +149,10 @@ class KeptOriginals:
                     int(self.directory() is not None),
                 )
             return self._totals
+
+    def _directory(self) -> InodeNo | None:
+        entry = self._metadata.find_entry(ROOT, DIRECTORY_NAME)
+        return None if entry is None or not stat.S_ISDIR(entry.type_bits) else entry.inode
 
     def _make_directory(self, transaction: Transaction, now_ns: int) -> InodeNo:
         inode = Inode(_DIRECTORY_MODE, 0, 0, 0, 2, 0, now_ns, now_ns, now_ns, parent=ROOT)
