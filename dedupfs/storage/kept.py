@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -100,12 +101,13 @@ class KeptOriginals:
             return
         directory = self._directory()
         if directory is None:
-            directory = self._make_directory(transaction, until_ns)
+            directory = self._make_directory(transaction)
         held = self._contents.store_exact(transaction, original)
         self._contents.link(transaction, held)
         size = original.layout.size
-        times = (until_ns, until_ns, until_ns)
-        number = self._metadata.new_inode(transaction, Inode(_FILE_MODE, 0, 0, 0, 1, size, *times, content=held))
+        now_ns = time.time_ns()
+        inode = Inode(_FILE_MODE, 0, 0, 0, 1, size, now_ns, until_ns, now_ns, content=held)
+        number = self._metadata.new_inode(transaction, inode)
         self._metadata.put_entry(transaction, directory, Entry(number, stat.S_IFREG, _name(content)))
         transaction.count("files", 1)
         transaction.count("logical_bytes", size)
@@ -154,7 +156,8 @@ class KeptOriginals:
         entry = self._metadata.find_entry(ROOT, DIRECTORY_NAME)
         return None if entry is None or not stat.S_ISDIR(entry.type_bits) else entry.inode
 
-    def _make_directory(self, transaction: Transaction, now_ns: int) -> InodeNo:
+    def _make_directory(self, transaction: Transaction) -> InodeNo:
+        now_ns = time.time_ns()
         inode = Inode(_DIRECTORY_MODE, 0, 0, 0, 2, 0, now_ns, now_ns, now_ns, parent=ROOT)
         number = self._metadata.new_inode(transaction, inode)
         self._metadata.put_entry(transaction, ROOT, Entry(number, stat.S_IFDIR, DIRECTORY_NAME))

@@ -100,6 +100,26 @@ def test_what_comes_out_is_what_went_in(
     assert exported(volume_directory, tmp_path / "out") == listed(source)
 
 
+def test_a_policy_comes_before_what_is_below_it(
+    volume_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = next(PHOTOS.glob("*.jpg")).read_bytes()
+    for name, policy in (("evidence", b"off"), ("nonsense", b"loose")):
+        folder = tmp_path / "source" / name
+        folder.mkdir(parents=True)
+        (folder / "photo.jpg").write_bytes(photo)
+        os.setxattr(folder, "user.dedupfs.policy", policy)
+    code, outcome, _ = imported(capsys, f"{tmp_path}/source/", volume_directory)
+    assert code == 0
+    assert [Path(each["path"]).name for each in outcome["without_attributes"]] == ["nonsense"]
+    found = exported(volume_directory, tmp_path / "out")
+    assert found["evidence"] == listed(tmp_path / "source")["evidence"]
+    main(["why", str(volume_directory), "evidence/photo.jpg", "--json"])
+    printed = capsys.readouterr().out
+    answer = json.loads(printed[printed.rindex("\n{\n") :])
+    assert (answer["kind"], answer["policy"]) == ("plain", "off")
+
+
 def test_a_slash_tells_the_contents_from_the_directory(
     source: Path,
     volume_directory: Path,

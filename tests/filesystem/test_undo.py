@@ -112,6 +112,8 @@ def test_originals_go_when_their_time_is_over(keeping: Core, monkeypatch: pytest
     before = time.time_ns()
     until_ns = keeping.volume.kept.totals().first_until_ns
     assert until_ns is not None and 6 * DAY_NS < until_ns - before <= 7 * DAY_NS
+    (kept,) = keeping.volume.kept.all()
+    assert kept.inode.ctime_ns <= before, "by it a salvage tells the later of two commits"
     stored = keeping.counter("stored_bytes")
     monkeypatch.setattr("dedupfs.filesystem.undo.time.time_ns", lambda: before + 8 * DAY_NS)
     keeping.filesystem._undo.expire_now_and_then()
