@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dedupfs.errors import (
+    EntryNotFoundError,
     IngestError,
     IntegrityError,
     StoreError,
@@ -63,11 +64,11 @@ class Pipeline:
 
     def __init__(self, volume: Volume, pool: WorkerPool, renderer: Renderer) -> None:
         self._volume = volume
-        self.contents = volume.contents
+        self._contents = volume.contents
         self._clusters = volume.clusters
         self._pool = pool
         self._renderer = renderer
-        self.settlement = Settlement(volume, self.bytes_written)
+        self._settlement = Settlement(volume, self.bytes_written)
         self._originals = Originals()
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
@@ -82,8 +83,8 @@ class Pipeline:
 
         `in_use` tells, under the store's lock, whether somebody reads a content that is stored.
         """
-        self.settlement.ask_before_replacing(in_use)
-        for content in self.contents.undecided():
+        self._settlement.ask_before_replacing(in_use)
+        for content in self._contents.undecided():
             self._submit_stored(content)
         self._threads = [
             threading.Thread(target=self._work, name=f"ingest-{number}", daemon=True)
@@ -104,6 +105,11 @@ class Pipeline:
         """Return where chunks of a picture are cut, so that its content is one of pictures under this policy."""
         return contents_apart(image_cuts(data), policy, self._volume.first_policy)
 
+    @property
+    def settlement(self) -> Settlement:
+        """Where decisions are stored."""
+        return self._settlement
+
     def submit(self, subject: Subject) -> None:
         """Queue a picture. The decision is taken on another thread."""
         with self._condition:
@@ -112,12 +118,12 @@ class Pipeline:
 
     def decide_later(self, content: ContentId) -> None:
         """Decide about a picture that is stored exactly when nobody uses it any more; under the store's lock."""
-        self.settlement.defer(content, {content})
+        self._settlement.defer(content, {content})
 
     def look_again(self) -> None:
         """Decide about what had to wait for readers, where they are gone; under the store's lock."""
-        if self.settlement.deferred:
-            for content in self.settlement.take_deferred():
+        if self._settlement.deferred:
+            for content in self._settlement.take_deferred():
                 self._submit_stored(content)
 
     def try_again(self) -> None:
@@ -129,11 +135,11 @@ class Pipeline:
 
     def replacements(self, content: ContentId | None) -> int:
         """Return how often the way in which a content is stored has changed since the volume was opened."""
-        return self.settlement.replacements(content)
+        return self._settlement.replacements(content)
 
     def waiting(self) -> int:
         """Return how many pictures wait for a decision."""
-        return self._waiting + self.settlement.deferred + len(self._put_off)
+        return self._waiting + self._settlement.deferred + len(self._put_off)
 
     def wait_below(self, limit: int) -> None:
         """Return when fewer than so many decisions are queued or under way."""
@@ -177,10 +183,10 @@ class Pipeline:
             return
         policy = subject.policy(data)
         cuts = self.cuts(data, policy)
-        layout = self.contents.describe(data, cuts)
-        newcomer = Newcomer(subject, data, cuts, layout, self.contents.identify(layout), policy, image_cuts(data))
+        layout = self._contents.describe(data, cuts)
+        newcomer = Newcomer(subject, data, cuts, layout, self._contents.identify(layout), policy, image_cuts(data))
         if policy is Policy.OFF:
-            self.settlement.plain(newcomer)
+            self._settlement.plain(newcomer)
             return
         if self._is_there(newcomer):
             return
@@ -188,7 +194,7 @@ class Pipeline:
             self._look_at(newcomer)
         except WorkerStartError as exc:
             log.error("%s; a picture stays undecided until the next mount", exc)
-            self.settlement.undecided(newcomer)
+            self._settlement.undecided(newcomer)
 
     def _look_at(self, newcomer: Newcomer) -> None:
         try:
@@ -196,23 +202,23 @@ class Pipeline:
         except WorkerStartError:
             raise
         except UnfitPictureError:
-            self.settlement.apart(newcomer, whatever_came_meanwhile=True)
+            self._settlement.apart(newcomer, whatever_came_meanwhile=True)
             return
         except IngestError as exc:
             if not isinstance(exc, UndecodableError):
                 log.warning("a picture of %d bytes was too much for its worker: %s", len(newcomer.data), exc)
                 if self._may_try_again(newcomer.content):
-                    self.settlement.undecided(newcomer)
+                    self._settlement.undecided(newcomer)
                     self._submit_stored(newcomer.content)
                     return
-            self.settlement.undecodable(newcomer)
+            self._settlement.undecodable(newcomer)
             return
         for _ in range(_MAX_ATTEMPTS):
             near = match.candidates(self._clusters, facts.fingerprint) if facts.fingerprint is not None else []
             newcomer = replace(newcomer, facts=facts, candidates=near)
             if self._is_there(newcomer) or self._place(newcomer, facts):
                 return
-        self.settlement.apart(newcomer, whatever_came_meanwhile=True)
+        self._settlement.apart(newcomer, whatever_came_meanwhile=True)
 
     def _may_try_again(self, content: ContentId) -> bool:
         with self._condition:
@@ -223,7 +229,7 @@ class Pipeline:
             return False
 
     def _submit_stored(self, content: ContentId) -> None:
-        self.submit(_StoredPicture(self, content))
+        self.submit(_StoredPicture(self._volume, content, self))
 
     def put_off(self, content: ContentId) -> None:
         """Have a stored picture wait for `try_again`: its decision could not be stored."""
@@ -235,7 +241,7 @@ class Pipeline:
         if not self._volume.is_mixed:
             return self._volume.config.policy
         for policy in Policy:
-            if self.contents.identify(self.contents.describe(data, self.cuts(data, policy))) == content:
+            if self._contents.identify(self._contents.describe(data, self.cuts(data, policy))) == content:
                 return policy
         return self._volume.config.policy
 
@@ -245,12 +251,12 @@ class Pipeline:
 
     def _is_there(self, newcomer: Newcomer) -> bool:
         """Return whether the very same bytes were stored, and decided about, before."""
-        existing = self.contents.sound(newcomer.content)
-        if existing is None and self.contents.is_awaited(newcomer.content):
-            return self.settlement.returned(newcomer)
+        existing = self._contents.sound(newcomer.content)
+        if existing is None and self._contents.is_awaited(newcomer.content):
+            return self._settlement.returned(newcomer)
         if existing is None or is_undecided(existing):
             return False
-        return self.settlement.same(newcomer, existing, sound=self._is_sound(existing))
+        return self._settlement.same(newcomer, existing, sound=self._is_sound(existing))
 
     def _is_sound(self, existing: Exact | Rendition) -> bool:
         """Whether a rendition can be read; its exact twin is not dropped for one that cannot.
@@ -279,12 +285,12 @@ class Pipeline:
             if self._volume.pairs.are_parted(newcomer.content, self._clusters.members(candidate.cluster)):
                 continue
             try:
-                representative = self.contents.get(candidate.representative)
+                representative = self._contents.get(candidate.representative)
                 if not isinstance(representative, Exact):
                     continue
                 if newcomer.has_coded_image_of(representative.layout):
-                    return self.settlement.same_image(newcomer, candidate)
-                original = self.contents.read_all(representative.layout)
+                    return self._settlement.same_image(newcomer, candidate)
+                original = self._contents.read_all(representative.layout)
                 fitting = judge.decide(newcomer.data, facts, candidate, original)
             except IntegrityError as exc:
                 found = self._clusters.find(candidate.cluster)
@@ -299,12 +305,12 @@ class Pipeline:
             if judge.is_enough(fitting):
                 break
         if best is None:
-            return self.settlement.apart(newcomer, whatever_came_meanwhile=False)
+            return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
         if isinstance(best.fits, Fit):
             self._originals.put(newcomer.content, newcomer.data)
-            return self.settlement.member(newcomer, best.candidate, best.fits)
+            return self._settlement.member(newcomer, best.candidate, best.fits)
         self._originals.put(best.candidate.representative, best.original)
-        return self.settlement.promotion(newcomer, best.candidate, best.fits)
+        return self._settlement.promotion(newcomer, best.candidate, best.fits)
 
     def members(self, cluster: ClusterId) -> list[ContentId]:
         """See Shelf."""
@@ -313,17 +319,24 @@ class Pipeline:
     def bytes_of(self, member: ContentId) -> bytes | None:
         """See Shelf: what was written, if that is still known, and what is read otherwise."""
         try:
-            content = self.contents.get(member)
-            written = self._originals.get(member)
+            content = self._contents.get(member)
+            written = self._originals.get(member) or self._kept(member)
             if written is not None:
                 return written
             if isinstance(content, Exact):
-                return self.contents.read_all(content.layout)
+                return self._contents.read_all(content.layout)
             return self._renderer.render(content)
         except IntegrityError:
-            if self.contents.find(member) is None:
+            if self._contents.find(member) is None:
                 return None
             raise
+
+    def _kept(self, member: ContentId) -> bytes | None:
+        try:
+            kept = self._volume.kept.find(member)
+            return None if kept is None else self._volume.kept.read(kept)
+        except (IntegrityError, EntryNotFoundError):
+            return None
 
     def inspect(self, data: bytes) -> PictureFacts:
         """Return what is to be known of a picture. Raises IngestError."""
@@ -333,9 +346,9 @@ class Pipeline:
     def bytes_written(self, content: ContentId) -> bytes | None:
         """Return what was written as a content, or None where that is not known any more."""
         try:
-            found = self.contents.find(content)
+            found = self._contents.find(content)
             if isinstance(found, Exact):
-                return self.contents.read_all(found.layout)
+                return self._contents.read_all(found.layout)
             if found is not None and found.bit_exact:
                 return self._renderer.render(found)
         except IntegrityError as exc:
@@ -346,10 +359,10 @@ class Pipeline:
 class _StoredPicture:
     """A picture that is stored exactly and still undecided."""
 
-    def __init__(self, pipeline: Pipeline, content: ContentId) -> None:
-        self._pipeline = pipeline
-        self._contents = pipeline.contents
+    def __init__(self, volume: Volume, content: ContentId, pipeline: Pipeline) -> None:
+        self._contents = volume.contents
         self._content = content
+        self._pipeline = pipeline
 
     def data(self) -> bytes | None:
         """See Subject."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeGuard
 
 from dedupfs.errors import DedupfsError, InUseError
@@ -231,7 +231,8 @@ class Settlement:
                     if self._contents.find(member) is None:
                         # No file had the old representative any more: it went with the last picture that rested on it.
                         continue
-                    rendition = _rendition(fits[member], owns[member], cluster, newcomer.content)
+                    refit = _as_written(fits[member], self._contents.sound(member))
+                    rendition = _rendition(refit, owns[member], cluster, newcomer.content)
                     self._contents.become_rendition(transaction, member, rendition, owns[member])
                     self._keep(transaction, member, originals[member])
                     self._replacements[member] += 1
@@ -327,6 +328,17 @@ class Settlement:
 def is_undecided(content: Exact | Rendition | None) -> TypeGuard[Exact]:
     """Whether a content is stored exactly while its decision is still to come."""
     return isinstance(content, Exact) and content.state is ContentState.UNDECIDED
+
+
+def _as_written(refit: Refit, before: Exact | Rendition | None) -> Refit:
+    """Return how a picture fits a new representative, in terms of what was written.
+
+    Where that is not known any more, what the picture read as was compared, and to be equal to that says nothing.
+    """
+    fit = refit.fit
+    if isinstance(before, Rendition) and not before.bit_exact and fit.bit_exact and fit.digest == before.digest:
+        return replace(refit, fit=replace(fit, bit_exact=False))
+    return refit
 
 
 def _rendition(refit: Refit, own: PreparedLayout, cluster: ClusterId, representative: ContentId) -> Rendition:

@@ -6,14 +6,16 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dedupfs.errors import EntryNotFoundError, InUseError, NoAttributeError, NotPermittedError
+from dedupfs.ingest.outcome import Fit
 from dedupfs.model import ContentId
 from dedupfs.storage.kept import DIRECTORY_NAME
 from dedupfs.storage.metadata import ROOT
-from dedupfs.storage.records import ContentState, Exact
+from dedupfs.storage.records import ContentState, Exact, Rendition
 from tests.filesystem.core import Core, SketchPool, rendition_of, sketch
 
 PHOTO = sketch(7, width_px=400, size=300_000)
@@ -74,6 +76,33 @@ def test_an_original_outlives_a_promotion(keeping: Core) -> None:
         assert keeping.read(name) == rendition_of(data)
         restore(keeping, name)
         assert keeping.read(name) == data
+
+
+class ExactingPool(SketchPool):
+    """Notices when a rendition is what it was compared with."""
+
+    def call(self, job: str, *arguments: Any) -> Any:
+        answer = super().call(job, *arguments)
+        if isinstance(answer, Fit):
+            return dataclasses.replace(answer, bit_exact=rendition_of(arguments[0]) == arguments[0])
+        return answer
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_look_alike_does_not_become_what_was_written(volume_directory: Path, kept: bool) -> None:
+    """A promotion compares with what the others read as when what was written is not known any more."""
+    core = Core(volume_directory, ExactingPool())
+    core.volume.configure(keep_originals_days=7 if kept else 0)
+    put(core, copy=COPY, small=SMALL)
+    core.filesystem.close()
+    core = Core(volume_directory, ExactingPool())
+    put(core, photo=PHOTO)
+    content = core.content(b"small")
+    assert isinstance(content, Rendition) and not content.bit_exact
+    if kept:
+        restore(core, b"small")
+        assert core.read(b"small") == SMALL
+    core.filesystem.close()
 
 
 def test_without_being_asked_nothing_is_kept(core: Core) -> None:
