@@ -108,13 +108,13 @@ def _why_apart(volume: Volume, file: SurveyedFile, policy: Policy) -> dict[str, 
     answer: dict[str, Any] = dict.fromkeys(("reason", "nearest", "nearest_distance_bits", "comparisons"))
     content_id = file.inode.content
     content = volume.contents.get(content_id) if content_id is not None else None
-    if not isinstance(content, Exact):
+    if content_id is None or not isinstance(content, Exact):
         return answer
     if content.cluster is not None and volume.clusters.get(content.cluster).representative != content_id:
         return answer
     pool = WorkerPool(1)
     try:
-        reason = why_apart(volume, pool, content, policy)
+        reason = why_apart(volume, pool, content_id, content, policy)
     except IngestError as exc:
         reason = Reason(f"could not be compared: {exc}")
     finally:

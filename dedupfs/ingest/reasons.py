@@ -51,7 +51,7 @@ class Reason:
     attempts: tuple[Attempt, ...] = ()
 
 
-def why_apart(volume: Volume, pool: WorkerPool, content: Exact, policy: Policy) -> Reason:
+def why_apart(volume: Volume, pool: WorkerPool, content_id: ContentId, content: Exact, policy: Policy) -> Reason:
     """Return why an exact content is not kept as a version of another one.
 
     Args:
@@ -91,6 +91,8 @@ def why_apart(volume: Volume, pool: WorkerPool, content: Exact, policy: Policy) 
         return Reason(
             f"the nearest picture is too far away to be compared: the limit is {COMPLETE_RADIUS_BITS}", nearest
         )
+    if volume.pairs.are_parted(content_id, volume.clusters.members(nearest.cluster)):
+        return Reason("was split from the nearest picture, and is kept apart from it for good", nearest)
     if content.cluster is None:
         return Reason("is kept as it was written: it was restored, or stored under the policy off", nearest)
     return _compared(volume, pool, data, facts, nearest, Policy.VERIFIED if policy is Policy.OFF else policy)

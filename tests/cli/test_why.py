@@ -55,6 +55,10 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, handle = core.filesystem.create(evidence, b"exact.jpg", 0o644, 0, 0)
     core.files.write(handle, 0, encoded(photo(5, SIZE), quality=60))
     core.files.release(handle)
+    for name, quality in ((b"whole.jpg", 92), (b"split.jpg", 50)):
+        core.put(name, encoded(photo(7, SIZE), quality=quality))
+        core.filesystem.settle()
+    core.filesystem.split(core.filesystem.lookup(ROOT, b"split.jpg"))
     core.filesystem.close()
     return directory
 
@@ -106,6 +110,7 @@ def test_an_edited_picture_names_its_nearest_and_what_was_exceeded(volume: Path)
         (b"broken.jpg", "does not decode"),
         (b"animated.gif", "not compared"),
         (b"evidence/exact.jpg", "policy off"),
+        (b"split.jpg", "was split from the nearest"),
     ],
 )
 def test_others_say_why_there_was_nothing_to_compare(volume: Path, name: bytes, part: str) -> None:

@@ -42,6 +42,7 @@ WANTED = {
     errors.NotSupportedError: errno.EOPNOTSUPP,
     errors.FileTooLargeError: errno.EFBIG,
     errors.AttributeTooLargeError: errno.E2BIG,
+    errors.InUseError: errno.EBUSY,
     errors.StoreFullError: errno.ENOSPC,
     errors.StoreReadOnlyError: errno.EROFS,
     MemoryError: errno.ENOMEM,
