@@ -251,6 +251,18 @@ class Files:
                 else:
                     self._finish_empty(file)
 
+    def reconsider(self) -> None:
+        """Void decisions that are under way and have them taken again: other policies may hold; under the store's lock.
+
+        Costs nothing in a volume with one policy.
+        """
+        if not self._volume.is_mixed:
+            return
+        for file in self._files.values():
+            if file.queued:
+                file.generation += 1
+                self._pipeline.submit(FileSubject(self, self._volume, file))
+
     # The whole
 
     @property

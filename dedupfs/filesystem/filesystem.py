@@ -188,6 +188,8 @@ class FileSystem:
             self.files.save_now(source.inode)
         with self._store.transaction() as transaction:
             lost = self._names.rename(transaction, parent, name, new_parent, new_name)
+            if parent != new_parent:
+                transaction.afterwards(self.files.reconsider)
             return self._let_go(transaction, lost) if lost is not None else None
 
     # Attributes

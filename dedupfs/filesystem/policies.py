@@ -30,7 +30,8 @@ class Policies:
         if not self._volume.is_mixed:
             return default
         try:
-            directory = self._whereabouts.directory_of(number)
+            # To find no name takes a look at all of them.
+            directory = self._whereabouts.directory_of(number) if self._metadata.inode(number).nlink else None
             if directory is None:
                 return default
             for above in self._whereabouts.above(directory):

@@ -85,6 +85,7 @@ class Xattrs:
             if name == POLICY_XATTR:
                 _check_policy(inode, value)
                 self._volume.mix_policies(transaction)
+                transaction.afterwards(self._files.reconsider)
             present = self._metadata.xattrs(number)
             exists = any(xattr.name == name for xattr in present)
             if create and exists:
@@ -105,6 +106,8 @@ class Xattrs:
         with self._store.transaction() as transaction:
             self.get(number, name)
             self._metadata.delete_xattr(transaction, number, name)
+            if name == POLICY_XATTR:
+                transaction.afterwards(self._files.reconsider)
             self._inodes.change(transaction, number)
 
     def _about(self, number: InodeNo, name: bytes) -> bytes:

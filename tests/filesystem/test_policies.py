@@ -13,6 +13,7 @@ from dedupfs.errors import (
     NoAttributeError,
     NotPermittedError,
 )
+from dedupfs.filesystem.whereabouts import Whereabouts
 from dedupfs.model import InodeNo, Policy
 from dedupfs.storage.metadata import POLICY_XATTR, ROOT
 from dedupfs.storage.records import ContentState, Exact, Rendition
@@ -71,6 +72,13 @@ class Tree:
         self.core.files.release(handle)
         self.filesystem.settle()
         return number
+
+    def written(self, path: bytes, data: bytes) -> int:
+        """Make a file, write it and return the handle, still open."""
+        above, _, name = path.rpartition(b"/")
+        _, handle = self.filesystem.create(self.number(above), name, 0o644, 0, 0)
+        self.core.files.write(handle, 0, data)
+        return handle
 
     def read(self, path: bytes) -> bytes:
         handle = self.core.files.open(self.number(path), readable=True, writable=False)
@@ -150,17 +158,22 @@ def test_a_file_goes_by_the_directory_in_which_it_is_decided(tree: Tree, pool: L
     assert (tree.read(b"evidence/copy") == COPY) if to_off else (tree.read(b"copy") == rendition_of(COPY))
 
 
-def test_a_file_that_was_moved_after_its_close_goes_by_where_it_is(tree: Tree, pool: LaxPool) -> None:
+@pytest.mark.parametrize("how", ["file", "directory", "attribute"])
+def test_a_decision_that_is_under_way_goes_by_where_the_file_is_in_the_end(tree: Tree, pool: LaxPool, how: str) -> None:
     tree.put(b"photo", PHOTO)
-    evidence = tree.directory(b"evidence", b"off")
+    evidence, folder = tree.directory(b"evidence", b"off"), tree.directory(b"folder")
     with pool.held():
-        # The only worker is busy with another one.
-        tree.core.put(b"other", sketch(9))
+        tree.core.files.release(tree.written(b"folder/copy", COPY))
         assert pool.asked.wait(5)
-        tree.core.put(b"copy", COPY)
-        tree.filesystem.rename(ROOT, b"copy", evidence, b"copy")
+        if how == "file":
+            tree.filesystem.rename(folder, b"copy", evidence, b"copy")
+        elif how == "directory":
+            tree.filesystem.rename(ROOT, b"folder", evidence, b"folder")
+        else:
+            tree.filesystem.set_xattr(folder, POLICY_XATTR, b"off")
     tree.filesystem.settle()
-    assert tree.read(b"evidence/copy") == COPY
+    where = {"file": b"evidence/copy", "directory": b"evidence/folder/copy", "attribute": b"folder/copy"}[how]
+    assert tree.read(where) == COPY
 
 
 def test_after_a_crash_a_picture_is_decided_under_the_policy_it_was_stored_under(
@@ -227,6 +240,17 @@ def test_a_volume_that_is_off_can_have_a_folder_that_is_not(off_tree: Tree) -> N
         off_tree.put(name, COPY)
     assert off_tree.read(b"copy") == COPY
     assert off_tree.read(b"photos/copy") == rendition_of(COPY)
+
+
+def test_nobody_looks_for_the_name_of_a_file_that_has_none(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary file that is written after it was removed would have every name looked at, again and again."""
+    tree.directory(b"evidence", b"off")
+    number, handle = tree.filesystem.create(ROOT, b"temporary", 0o600, 0, 0)
+    tree.filesystem.unlink(ROOT, b"temporary")
+    monkeypatch.setattr(Whereabouts, "directory_of", None)
+    assert tree.core.files.policies.of_file(number) is Policy.VERIFIED
+    monkeypatch.undo()
+    tree.core.files.release(handle)
 
 
 def test_in_place_edits_of_what_is_off(tree: Tree) -> None:
