@@ -256,9 +256,9 @@ class Pipeline:
             return self._settlement.returned(newcomer)
         if existing is None or is_undecided(existing):
             return False
-        return self._settlement.same(newcomer, existing, sound=self._is_sound(existing))
+        return self._settlement.same(newcomer, existing, sound=self._is_sound(newcomer.content, existing))
 
-    def _is_sound(self, existing: Exact | Rendition) -> bool:
+    def _is_sound(self, content: ContentId, existing: Exact | Rendition) -> bool:
         """Whether a rendition can be read; its exact twin is not dropped for one that cannot.
 
         Chunks of an exact content are looked at, and healed, one by one when they are linked.
@@ -268,7 +268,9 @@ class Pipeline:
         try:
             self._renderer.render(existing)
         except IntegrityError as exc:
-            log.warning("a rendition is damaged and is replaced by the bytes just written: %s", exc)
+            # Otherwise it has gone or been drawn anew meanwhile, and took what it rested on along.
+            if self._contents.sound(content) == existing:
+                log.warning("a rendition is damaged and is replaced by the bytes just written: %s", exc)
             return False
         return True
 
