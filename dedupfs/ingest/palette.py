@@ -45,4 +45,5 @@ def steps_of(image: Image.Image, mapped: Image.Image) -> Steps:
     errors -= scipy.ndimage.uniform_filter(errors, (MEAN_PX, MEAN_PX, 1), mode="nearest")
     squares = np.square(errors).mean(axis=(0, 1))
     luma, chroma = math.sqrt(12.0 * float(squares[0])), math.sqrt(12.0 * float(squares[1:].max()))
-    return Steps(min(MAX_STEP, luma), min(MAX_STEP, chroma))
+    step = min(MAX_STEP, luma)
+    return Steps(step, min(MAX_STEP, chroma), dither=step)

@@ -22,11 +22,13 @@ class Steps:
     """How coarsely a picture was quantized: mean step of the low frequencies in levels, 0 for lossless.
 
     `lost` is the luma step of a larger representative at the member's size: detail that the member kept may be gone.
+    `dither` is the luma step of a palette, which scatters as noise where a lossy codec leaves flat what is flat.
     """
 
     luma: float
     chroma: float
     lost: float = 0.0
+    dither: float = 0.0
 
     def beside(self, source: Steps, shrink: float) -> Steps:
         """Return the steps to expect of a difference when the representative was quantized too.
@@ -35,7 +37,8 @@ class Steps:
         the member's own: a fine picture is never rendered from a coarse one.
         """
         lost = source.luma / shrink if shrink >= MIN_LOST_SHRINK else 0.0
-        return Steps(_added(self.luma, source.luma / shrink), _added(self.chroma, source.chroma / shrink), lost)
+        luma, chroma = _added(self.luma, source.luma / shrink), _added(self.chroma, source.chroma / shrink)
+        return Steps(luma, chroma, lost, self.dither)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ In a picture full of texture, noise drowns in the detail of the whole and is see
 copies by ffmpeg, avifenc, cwebp, cjpeg and Pillow (steps 0 to 23) it is up to 0.9; of pictures with noise of 4 levels
 added, 2.9 to 5.6, unless they have no flat block.
 """
+GRAIN_DITHER = 0.2
+"""The same for a level of a palette's step: a photo dithered to 256 colours (step 5) has 1.7 levels more."""
 GRAIN_SHARE = 0.1
 """Share of the blocks that are the flattest."""
 GRAIN_BLOCKS = 8
@@ -214,7 +219,7 @@ def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
         "broad chroma": float(broad[:, :, 1:].max()) / (BROAD_CHROMA[0] + BROAD_CHROMA[1] * steps.chroma),
         "detail": (max(detail, 1 / detail) - 1) / (DETAIL[0] + DETAIL[1] * steps.luma),
         "grain": abs(_flatness(maps.member_range) - _flatness(maps.rendition_range))
-        / (GRAIN[0] + GRAIN[1] * steps.luma),
+        / (GRAIN[0] + GRAIN[1] * steps.luma + GRAIN_DITHER * steps.dither),
         "alpha": maps.alpha / ALPHA,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _ctypes
+import json
 import os
 import re
 import shutil
@@ -63,7 +64,11 @@ def test_reports_beside_the_mount(live: MountedVolume, command: str) -> None:
     # Asked by its mountpoint, the mount first commits what it has finished.
     by_mountpoint, by_volume = (in_process(command, place, "--json") for place in (live.path, live.volume))
     assert by_volume[0] == by_mountpoint[0] == 0
-    assert by_volume == by_mountpoint
+    told, stored = json.loads(by_mountpoint[1]), json.loads(by_volume[1])
+    if command == "stats":
+        # The mount knows more: what waits, and its traffic.
+        told = {name: value for name, value in told.items() if name in stored}
+    assert told == stored
 
 
 def test_why_takes_paths_in_the_volume_and_below_the_mountpoint(
