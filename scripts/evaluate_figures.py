@@ -12,6 +12,7 @@ from evaluate_fingerprints import COPIES, threshold_bits
 from evaluate_made import Made
 from evaluate_policies import Threshold
 from evaluate_result import FalseMerge, Result, Verdict
+from labels import Judgement
 from matching import Outcome
 
 Figures = dict[str, Any]
@@ -21,8 +22,9 @@ FEWER_IS_WORSE = ("psnr_db", "ssim")
 _SHARES = (0.5, 0.9, 0.99, 1.0)
 _BINS = 40
 
-RESTS_ON_AN_EDIT = "rests on an edited version, which looks the same at its size"
-CROWDED_OUT = "fits its original alone, was kept apart among other versions"
+RESTS_ON_ANOTHER = "rests on a different picture, which looks the same at its size"
+RESTS_ON_A_COPY = "rests on another copy of its original, which stands apart from it"
+CROWDED_OUT = "fits its original alone, was kept whole among others"
 
 
 def figures(
@@ -95,12 +97,12 @@ def _stages(made: Sequence[Made]) -> Figures:
 
 def _order(result: Result, made: Sequence[Made], alone: Mapping[str, Outcome]) -> Figures:
     outcomes = {each.path: each.outcome for each in made} | dict(alone)
-    edits = {each.path for each in made if not each.way.wanted}
     reasons: Counter[str] = Counter()
     for row in result.missed:
         outcome = outcomes.get(row.b)
-        if result.rests_on[row.b] in edits:
-            reasons[RESTS_ON_AN_EDIT] += 1
+        if row.b in result.rests_on:
+            same = result.rests_on[row.b] is not Judgement.DIFFERENT
+            reasons[RESTS_ON_A_COPY if same else RESTS_ON_ANOTHER] += 1
         elif outcome is not None:
             reasons[CROWDED_OUT if outcome.merged else _cause(outcome)] += 1
     names = ("files", "written_bytes", "unique_bytes", "ideal_bytes", "stored_bytes", "database_bytes",
@@ -114,6 +116,7 @@ def _order(result: Result, made: Sequence[Made], alone: Mapping[str, Outcome]) -
         if result.collection != "made"
         else [],
         "missed_because": reasons,
+        "with_another_copy": reasons[RESTS_ON_A_COPY],
         **{name: getattr(result, name) for name in names},
         **{name: round(getattr(result, name), 2) for name in seconds},
     }

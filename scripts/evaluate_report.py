@@ -51,8 +51,8 @@ def _summary(found: Figures) -> list[str]:
         lines[0] += " **Found**: the folder itself, with the pairs that its labels name."
     lines += [
         "",
-        "| collection | order of arrival | copies merged | of | share | false merges | bit-exact renditions |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| collection | order of arrival | copies | with original | share | with a copy | false merges | bit-exact |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     alone = [way for way in found["ways"] if way["wanted"]]
     if alone:
@@ -60,14 +60,19 @@ def _summary(found: Figures) -> list[str]:
         edits = sum(way["alone"] for way in found["ways"] if not way["wanted"])
         exact = share(sum(way["bit_exact"] for way in alone), merged)
         lines.append(
-            f"| made | each alone with its original | {merged} | {of} | {share(merged, of)} | {edits} | {exact} |"
+            f"| made | each alone with its original | {of} | {merged} | {share(merged, of)} | | {edits} | {exact} |"
         )
     for order in found["orders"]:
         exact = share(order["bit_exact_renditions"], order["renditions"])
         lines.append(
-            f"| {order['collection']} | {order['order']} | {order['merged']} | {order['wanted']} |"
-            f" {share(order['merged'], order['wanted'])} | {len(order['false_merges'])} | {exact} |"
+            f"| {order['collection']} | {order['order']} | {order['wanted']} | {order['merged']} |"
+            f" {share(order['merged'], order['wanted'])} | {order['with_another_copy']} |"
+            f" {len(order['false_merges'])} | {exact} |"
         )
+    lines += [
+        "",
+        "A copy that is kept as a version of another copy takes no room either, but then that and the original do.",
+    ]
     unjudged = [order["unjudged_merges"] for order in found["orders"] if order["collection"] == "made"]
     problems = [problem for order in found["orders"] for problem in order["problems"]]
     lines += ["", f"Everything came back as promised: {'no: ' + '; '.join(problems) if problems else 'yes'}.", ""]

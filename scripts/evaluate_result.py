@@ -40,7 +40,8 @@ class FalseMerge:
 class Verdict:
     """Clusters held against the labels: what is missing, what is too much.
 
-    `wanted` and `merged` count labelled pairs by relation. `false_merges` leaves out pairs that say nothing new, of
+    `wanted` and `merged` count labelled pairs by relation. `rests_on` says of the missed that rest on some other file
+    whether that is the same picture. `false_merges` leaves out pairs that say nothing new, of
     two members that differ because one of them differs from their representative.
     """
 
@@ -51,7 +52,7 @@ class Verdict:
     unjudged_merges: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     clusters: int = 0
-    rests_on: dict[str, str] = field(default_factory=dict)  # of the missed files
+    rests_on: dict[str, Judgement] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,7 +99,9 @@ def judge(collection: Collection, clusters: Clusters, verdict: Verdict) -> None:
         verdict.wanted[row.relation] = verdict.wanted.get(row.relation, 0) + 1
         if not clusters.together(row.a, row.b):
             verdict.missed.append(row)
-            verdict.rests_on[row.b] = clusters.representative_of.get(row.b, row.b)
+            kept = clusters.representative_of.get(row.b, row.b)
+            if kept != row.b:
+                verdict.rests_on[row.b] = collection.labels.judge(row.b, kept)
             continue
         verdict.merged[row.relation] = verdict.merged.get(row.relation, 0) + 1
         # The first of a pair is the original: what was enlarged from it shows no more, and may rest on it.
