@@ -113,4 +113,6 @@ class Collection:
         return {self._variant(row) for row in self.labels.rows if row.wanted}
 
     def _variant(self, row: Label) -> str:
-        return self.lesser(row) or row.b
+        """Return the smaller of a pair, or its second file: a copy of better quality than its original is still one."""
+        a, b = self._picture(row.a), self._picture(row.b)
+        return row.a if a is not None and b is not None and a.pixels < b.pixels else row.b

@@ -87,6 +87,19 @@ def test_variants_or_originals_come_first(labelled: Collection) -> None:
     assert sorted(labelled.in_order("shuffled:7")) == labelled.files
 
 
+def test_a_copy_of_higher_quality_is_no_original(tmp_path: Path) -> None:
+    (tmp_path / "variants" / "s").mkdir(parents=True)
+    Image.effect_noise((256, 256), 60).save(tmp_path / "variants" / "s" / "b.jpg", quality=60)
+    with Image.open(tmp_path / "variants" / "s" / "b.jpg") as picture:
+        picture.save(tmp_path / "variants" / "s" / "a.jpg", quality=95)
+    rows = ["a,b,relation,note", "variants/s/b.jpg,variants/s/a.jpg,recompressed,"]
+    (tmp_path / "variants" / "labels.csv").write_text("\n".join(rows))
+    collection = Collection.read(tmp_path)
+    assert collection.in_order("originals-first")[0] == "variants/s/b.jpg"
+    assert collection.in_order("variants-first")[0] == "variants/s/a.jpg"
+    assert collection.ideal_bytes() == sum(map(collection.size_bytes, ["variants/s/b.jpg", "variants/labels.csv"]))
+
+
 def test_ideal_is_one_file_for_each_picture(labelled: Collection) -> None:
     sizes = {name: labelled.size_bytes(name) for name in labelled.files}
     assert labelled.unique_bytes() == sum(sizes.values()) - sizes["variants/s/again.jpg"]
