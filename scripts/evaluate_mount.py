@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,22 @@ def expense(volume: Path) -> tuple[float, int]:
     """Return the processor seconds of a mount and its workers so far, and the bytes that it gave to its disk."""
     pid = int((volume / "mounted").read_text().split()[0])
     written = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())["write_bytes"]
-    # Fields of proc(5) from the third on: the name in parentheses may hold spaces.
-    own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = sum(map(int, own[11:15]))
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for worker in children.read_text().split():
-            theirs = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, theirs[11:15]))
+    ticks = sum(_ticks(process) for process in _with_descendants(pid))
     return ticks / os.sysconf("SC_CLK_TCK"), int(written)
+
+
+def _with_descendants(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _with_descendants(int(child))
+
+
+def _ticks(pid: int) -> int:
+    """Return the processor time of a process and of its children that have ended."""
+    # Fields of proc(5) from the third on: the name in parentheses may hold spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15]))
 
 
 def clusters_of(report: list[dict[str, Any]]) -> Clusters:
