@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--copies", type=int, default=24, metavar="N",
                         help="copies of each, in ways dealt evenly (24); 0: every way")  # fmt: skip
     parser.add_argument("--edits", type=int, default=8, metavar="N", help="edits of each (8); 0: every one")
+    parser.add_argument("--every-way", action="store_true",
+                        help="judge a copy and an edit in every way, too, each alone with its original")  # fmt: skip
     parser.add_argument("--seed", default="1", help="which pictures and ways")
     parser.add_argument("--ways", default="", metavar="REGEX", help="only ways to copy or edit whose names match")
     parser.add_argument("--order", default="all", type=_order,
@@ -126,11 +128,12 @@ def _make(
     options: argparse.Namespace, folder: Path, labels: Labels, target: Path, pool: ProcessPoolExecutor
 ) -> list[Made]:
     chosen = sources(folder, labels, options.pictures, options.seed)
-    hands = deal(chosen, options.copies, options.edits, options.ways, options.seed)
+    stored = deal(chosen, options.copies, options.edits, options.ways, options.seed)
+    hands = deal(chosen, 0, 0, options.ways, options.seed) if options.every_way else stored
     (target / "variants").mkdir(parents=True)
     tasks = [
-        Task(source, target / "variants" / f"{number:02}-{source.stem}", hand)
-        for number, (source, hand) in enumerate(zip(chosen, hands, strict=True), 1)
+        Task(source, target / "variants" / f"{number:02}-{source.stem}", hand, frozenset(kept))
+        for number, (source, hand, kept) in enumerate(zip(chosen, hands, stored, strict=True), 1)
     ]
     with Progress("copying, editing and comparing") as progress:
         return make(tasks, target, pool, progress.show)
@@ -140,7 +143,7 @@ def _pairs(made: Sequence[Made], collections: dict[str, Collection]) -> dict[str
     """Return the pairs whose fingerprints are compared, by what they are."""
     root = collections["made"].folder
     pairs: dict[str, list[tuple[Path, Path]]] = {COPIES: [], "edits": [], "look-alikes": [], "strangers": []}
-    for each in made:
+    for each in (each for each in made if each.stored):
         pairs[COPIES if each.way.wanted else "edits"].append((root / each.original, root / each.path))
     originals = sorted({root / each.original for each in made})
     pairs["strangers"] += itertools.combinations(originals, 2)

@@ -36,11 +36,14 @@ def figures(
 ) -> Figures:
     """Put everything together; `alone` holds outcomes (see `matching`) of labelled pairs that were missed, by name."""
     copies = [each for each in made if each.way.wanted]
+    stored = [each for each in made if each.stored]
     of_made = [result for result in results if result.collection == "made"]
     return {
         "pictures": len({each.original for each in made}),
         "copies": len(copies),
         "edits": len(made) - len(copies),
+        "stored_copies": sum(each.way.wanted for each in stored),
+        "stored_edits": sum(not each.way.wanted for each in stored),
         "tools": sorted({each.way.tool for each in copies}),
         "ways": _ways(made, of_made),
         "missed_alone": Counter(_cause(each.outcome) for each in copies if not each.outcome.merged),
@@ -57,7 +60,7 @@ def _ways(made: Sequence[Made], results: Sequence[Result]) -> list[Figures]:
     groups: dict[str, list[Made]] = defaultdict(list)
     for each in made:
         groups[each.way.name].append(each)
-    merged = {result.order: _merged(result, made) for result in results}
+    merged = {result.order: _merged(result, [each for each in made if each.stored]) for result in results}
     return [
         {
             "family": found[0].way.family,
@@ -65,6 +68,7 @@ def _ways(made: Sequence[Made], results: Sequence[Result]) -> list[Figures]:
             "strength": found[0].way.strength,
             "wanted": found[0].way.wanted,
             "of": len(found),
+            "stored": sum(each.stored for each in found),
             "alone": sum(each.outcome.merged for each in found),
             "bit_exact": sum(each.outcome.bit_exact for each in found),
             "orders": {order: sum(each.path in names for each in found) for order, names in merged.items()},

@@ -74,7 +74,7 @@ def installed() -> list[str]:
 def _hashes(path: Path) -> dict[str, Bits]:
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = ImageOps.exif_transpose(opened).convert("RGBA").convert("RGB")
     except (OSError, ValueError, SyntaxError):
         return {}
     return {name: ALGORITHMS[name](picture) for name in installed()}

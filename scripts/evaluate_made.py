@@ -31,11 +31,15 @@ _RELATIONS = (("resize", "resized"), ("thumbnail", "resized"), ("messenger", "re
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A picture and the names of the ways in which it is to be copied and edited; the folder is where to."""
+    """A picture and the names of the ways in which it is to be copied and edited; the folder is where to.
+
+    What is made in other ways than `stored` is judged alone and removed again.
+    """
 
     source: Path
     folder: Path
     names: tuple[str, ...]
+    stored: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Made:
     outcome: Outcome
     look_seconds: float
     decide_seconds: float
+    stored: bool = True
 
 
 def sources(folder: Path, labels: Labels, count: int, seed: str) -> list[Path]:
@@ -89,19 +94,24 @@ def deal(pictures: Sequence[Path], copies: int, edits: int, pattern: str, seed: 
 
 
 def make(tasks: Sequence[Task], root: Path, pool: Executor, progress: Progress) -> list[Made]:
-    """Make everything, label it and judge each pair alone."""
+    """Make everything, judge each pair alone, and label what is left to be stored."""
     by_name = {way.name: way for way in ways()}
     pairs: list[tuple[Path, Path, Way]] = []
+    kept: set[Path] = set()
     for done, (task, made) in enumerate(zip(tasks, pool.map(_make, tasks), strict=True)):
         original = task.folder / f"original{task.source.suffix}"
         pairs += [(original, path, by_name[name]) for name, path in made]
+        kept |= {path for name, path in made if name in task.stored}
         progress(done + 1, len(tasks))
-    _label(pairs, root)
     judged = []
     outcomes = pool.map(_judge, [(original, path) for original, path, _ in pairs], chunksize=4)
     for done, ((original, path, way), found) in enumerate(zip(pairs, outcomes, strict=True)):
-        judged.append(Made(original.relative_to(root).as_posix(), path.relative_to(root).as_posix(), way, *found))
+        name, name_of_original = (each.relative_to(root).as_posix() for each in (path, original))
+        judged.append(Made(name_of_original, name, way, *found, stored=path in kept))
+        if path not in kept:
+            path.unlink()
         progress(done + 1, len(pairs))
+    _label([pair for pair in pairs if pair[1] in kept], root)
     return judged
 
 

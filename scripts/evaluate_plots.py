@@ -47,11 +47,11 @@ def _recall(found: dict[str, Any], axes: list[Any]) -> bool:
     ):
         chosen = [way for way in copies if way["family"].split(" ")[0] == family and way["strength"] <= 100]
         for tool in sorted({way["tool"] for way in chosen}):
-            _line(axes[column], tool, ((way, way["alone"]) for way in chosen if way["tool"] == tool))
+            _line(axes[column], tool, ((way, way["alone"], way["of"]) for way in chosen if way["tool"] == tool))
         below = axes[2 + column]
-        _line(below, "alone with its original", ((way, way["alone"]) for way in chosen))
+        _line(below, "alone with its original", ((way, way["alone"], way["of"]) for way in chosen))
         for order in chosen[0]["orders"] if chosen else ():
-            _line(below, order, ((way, way["orders"][order]) for way in chosen))
+            _line(below, order, ((way, way["orders"][order], way["stored"]) for way in chosen if way["stored"]))
         for axis in (axes[column], below):
             axis.set(xlabel=label, ylabel="merged, %", ylim=(-3, 103), title=family)
             if chosen:
@@ -59,11 +59,11 @@ def _recall(found: dict[str, Any], axes: list[Any]) -> bool:
     return bool(copies)
 
 
-def _line(axis: Any, name: str, counted: Iterable[tuple[dict[str, Any], int]]) -> None:
+def _line(axis: Any, name: str, counted: Iterable[tuple[dict[str, Any], int, int]]) -> None:
     sums: dict[float, list[int]] = defaultdict(lambda: [0, 0])
-    for way, merged in counted:
+    for way, merged, of in counted:
         sums[way["strength"]][0] += merged
-        sums[way["strength"]][1] += way["of"]
+        sums[way["strength"]][1] += of
     strengths = sorted(sums)
     axis.plot(strengths, [100 * sums[s][0] / sums[s][1] for s in strengths], marker="o", ms=4, label=name, alpha=0.7)
 

@@ -44,8 +44,8 @@ def _summary(found: Figures) -> list[str]:
     if found["copies"] or found["edits"]:
         lines[0] += (
             f" **Made**: {found['pictures']} pictures, {found['copies']} copies by {len(found['tools'])} programs"
-            f" ({', '.join(found['tools'])}), and {found['edits']} edits, each of them in one volume with all others"
-            " of its picture."
+            f" ({', '.join(found['tools'])}), and {found['edits']} edits, each judged beside it alone."
+            f" {found['stored_copies']} copies and {found['stored_edits']} edits were stored, all in one volume."
         )
     if any(order["collection"] == "found" for order in found["orders"]):
         lines[0] += " **Found**: the folder itself, with the pairs that its labels name."

@@ -30,7 +30,7 @@ def recall(found: Figures) -> list[str]:
     return [
         "## Recall by kind of copy",
         "",
-        "\"Alone\" is a copy beside its original and nothing else; the orders are of a mount that holds everything.",
+        "\"Alone\" is a copy beside its original and nothing else; \"stored\" is how many a mount held, all at once.",
         "",
         *_ways(copies, lambda way: way["family"], "kind of copy"),
         "",
@@ -69,13 +69,13 @@ def _ways(
     orders = [order for way in next(iter(groups.values()), [])[:1] for order in way["orders"]]
     rows = []
     for name, group in sorted(groups.items(), key=lambda found: _by_number(found[0]), reverse=reverse):
-        counts = [sum(way["alone"] for way in group), *(sum(way["orders"][order] for way in group) for order in orders)]
-        of, exact = (sum(way[each] for way in group) for each in ("of", "bit_exact"))
-        if not only_merged or any(counts):
-            rows.append(f"| {name} | {of} | " + " | ".join(map(str, counts)) + f" | {exact} |")
+        of, alone, exact, stored = (sum(way[each] for way in group) for each in ("of", "alone", "bit_exact", "stored"))
+        counts = [sum(way["orders"][order] for way in group) for order in orders]
+        if not only_merged or alone or any(counts):
+            rows.append(f"| {name} | " + " | ".join(map(str, (of, alone, exact, stored, *counts))) + " |")
     if not rows:
         return [f"No {title}."]
-    columns = ["of", "alone", *orders, "to the last byte, alone"]
+    columns = ["of", "alone", "to the last byte", "stored", *orders]
     return [f"| {title} | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns), *rows]
 
 

@@ -163,16 +163,22 @@ def test_what_was_made_is_a_labelled_collection(tmp_path: Path) -> None:
         picture.resize((300, 200)).save(source, quality=95)
     target = tmp_path / "made"
     (target / "variants").mkdir(parents=True)
-    task = Task(source, target / "variants" / "01-wren", ("recompress-pillow-75", "edit_mirror-pillow-0"))
+    names = ("recompress-pillow-75", "recompress-pillow-50", "edit_mirror-pillow-0")
+    task = Task(source, target / "variants" / "01-wren", names, frozenset(names[::2]))
     with ThreadPoolExecutor(2) as pool:
         made = make([task], target, pool, lambda done, total: None)
-    assert [(each.way.family, each.outcome.merged) for each in made] == [("recompress", True), ("edit mirror", False)]
+    assert [(each.way.family, each.outcome.merged, each.stored) for each in made] == [
+        ("recompress", True, True),
+        ("recompress", True, False),
+        ("edit mirror", False, True),
+    ]
     labels = Labels.read(target)
     assert [(row.b, row.relation) for row in labels.rows] == [
         (made[0].path, "recompressed"),
-        (made[1].path, "different-but-similar"),
+        (made[2].path, "different-but-similar"),
     ]
     assert all((target / name).exists() for row in labels.rows for name in (row.a, row.b))
+    assert not (target / made[1].path).exists()
 
 
 def test_two_versions_of_one_photo_are_not_both_chosen(tmp_path: Path) -> None:
