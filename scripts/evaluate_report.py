@@ -27,6 +27,7 @@ def write_report(found: Figures, folder: Path, folders: dict[str, Path] | None =
         "",
         *_summary(found),
         *(line for title, name in drawn for line in (f"![{title}]({name})", "")),
+        *(() if drawn else ("Plots are missing: matplotlib is not installed (`pip install .[eval]`).", "")),
         *recall(found),
         *misses(found),
         *_false_merges(found, folder, folders),

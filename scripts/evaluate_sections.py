@@ -206,7 +206,7 @@ def fingerprints(found: Figures) -> list[str]:
         ]
         lines.append(f"| {name} | {each['threshold_bits']} of {each['bits']} | {most} | " + " | ".join(shown) + " |")
     if "PDQ 256" not in found["fingerprints"]:
-        lines += ["", "PDQ is missing: the package pdqhash is not installed."]
+        lines += ["", "PDQ is missing: pdqhash is not installed (`pip install .[eval]`)."]
     return [*lines, ""]
 
 
