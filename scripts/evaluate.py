@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="the photos; its labels are used, see scripts/labels.py")
     parser.add_argument("--pictures", type=int, default=6, metavar="N",
                         help="copy and edit so many of them (6); 0: none, only store the folder as it is")  # fmt: skip
+    parser.add_argument("--choose", default="", metavar="REGEX", help="only pictures whose paths in the folder match")
     parser.add_argument("--copies", type=int, default=24, metavar="N",
                         help="copies of each, in ways dealt evenly (24); 0: every way")  # fmt: skip
     parser.add_argument("--edits", type=int, default=8, metavar="N", help="edits of each (8); 0: every one")
@@ -127,7 +128,7 @@ def _folders(collections: dict[str, Collection]) -> dict[str, Path]:
 def _make(
     options: argparse.Namespace, folder: Path, labels: Labels, target: Path, pool: ProcessPoolExecutor
 ) -> list[Made]:
-    chosen = sources(folder, labels, options.pictures, options.seed)
+    chosen = sources(folder, labels, options.pictures, options.seed, options.choose)
     stored = deal(chosen, options.copies, options.edits, options.ways, options.seed)
     hands = deal(chosen, 0, 0, options.ways, options.seed) if options.every_way else stored
     (target / "variants").mkdir(parents=True)

@@ -10,6 +10,7 @@ import csv
 import random
 import re
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,7 @@ from copies import Way, make_all, ways
 from evaluate_mount import Progress
 from labels import Judgement, Labels
 from matching import Outcome, compare
+from PIL import Image
 from robustness import choose
 
 from dedupfs.errors import IngestError
@@ -58,15 +60,26 @@ class Made:
     stored: bool = True
 
 
-def sources(folder: Path, labels: Labels, count: int, seed: str) -> list[Path]:
-    """Return photos of different pictures; where no labels tell, those are different that would not be merged."""
+def sources(folder: Path, labels: Labels, count: int, seed: str, pattern: str = "") -> list[Path]:
+    """Return photos of different pictures whose paths below the folder match the pattern.
+
+    Where no labels tell, those are different that would not be merged. Pictures with transparency are left out: most
+    ways to copy them lose it, and what they make is another picture.
+    """
     chosen: list[Path] = []
-    for path in choose(folder, count * 4, seed):
+    for path in choose(folder, sys.maxsize, seed):
         if len(chosen) == count:
             break
+        if not re.search(pattern, path.relative_to(folder).as_posix()) or _shows_through(path):
+            continue
         if not any(_is_same(folder, labels, path, other) for other in chosen):
             chosen.append(path)
     return chosen
+
+
+def _shows_through(path: Path) -> bool:
+    with Image.open(path) as picture:
+        return picture.has_transparency_data
 
 
 def _is_same(folder: Path, labels: Labels, x: Path, y: Path) -> bool:

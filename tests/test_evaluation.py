@@ -187,9 +187,14 @@ def test_two_versions_of_one_photo_are_not_both_chosen(tmp_path: Path) -> None:
     large.save(tmp_path / "a.jpg", quality=95)
     large.save(tmp_path / "b.jpg", quality=70)
     large.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "c.jpg")
-    chosen = sources(tmp_path, Labels(), 3, "1")
+    faded = large.convert("RGBA")
+    faded.putalpha(128)
+    faded.save(tmp_path / "faded.png")
+    chosen = sources(tmp_path, Labels(), 4, "1")
     assert len(chosen) == 2
     assert tmp_path / "c.jpg" in chosen
+    assert tmp_path / "faded.png" not in chosen
+    assert sources(tmp_path, Labels(), 4, "1", "^b") == [tmp_path / "b.jpg"]
 
 
 def test_the_report_tells_what_was_found(labelled: Collection, tmp_path: Path) -> None:
