@@ -129,8 +129,8 @@ def storage(found: Figures) -> list[str]:
         "## Storage and bandwidth",
         "",
         (
-            "Ideal is one file for each picture, its original. Moved is what the mount gave to its disk"
-            " until everything was decided, with what was freed again: what a remote store would be sent."
+            "Ideal is one file for each picture, its original. Moved is all that the mount gave to its disk until"
+            " everything was decided: what was freed again, too, and the pages of the database at every commit."
         ),
         "",
         "| collection | order | written, MB | equal files once | ideal | stored | saved | of the ideal | moved |",
