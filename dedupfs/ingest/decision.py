@@ -50,6 +50,24 @@ class Fitting:
         return 0.0 if fit.bit_exact else fit.differences.fine_luma + fit.differences.fine_chroma
 
 
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A cluster whose pictures are to rest on a newcomer, how each is drawn from it, and its representative's file."""
+
+    candidate: Candidate
+    fits: Mapping[ContentId, Refit]
+    original: bytes
+
+
+def promotions(found: Iterable[Fitting]) -> list[Promotion]:
+    """Return the clusters that a newcomer can be the representative of, closest first."""
+    return [
+        Promotion(fitting.candidate, fitting.fits, fitting.original)
+        for fitting in sorted(found, key=lambda fitting: fitting.difference)
+        if not isinstance(fitting.fits, Fit)
+    ]
+
+
 class Shelf(Protocol):
     """Where the pictures of clusters are kept."""
 
@@ -75,8 +93,13 @@ class Judge:
         self._shelf = shelf
 
     def is_enough(self, fitting: Fitting) -> bool:
-        """Whether no other candidate can be closer, or is to be asked."""
-        return not fitting.difference or self._policy is Policy.PERCEPTUAL
+        """Whether no other candidate is to be asked: none can be closer, or the policy compares no pixels.
+
+        A picture that becomes a representative may be that of other clusters too, so the others are asked then.
+        """
+        if self._policy is Policy.PERCEPTUAL:
+            return True
+        return isinstance(fitting.fits, Fit) and not fitting.difference
 
     def decide(self, data: bytes, facts: PictureFacts, candidate: Candidate, original: bytes) -> Fitting | None:
         """Try the better picture as the base of the other, then the other way round; None when neither fits.

@@ -29,7 +29,7 @@ from dedupfs.errors import (
 )
 from dedupfs.ingest import match
 from dedupfs.ingest.apart import contents_apart
-from dedupfs.ingest.decision import Fitting, Judge
+from dedupfs.ingest.decision import Fitting, Judge, Promotion, promotions
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.originals import Originals
 from dedupfs.ingest.outcome import Fit
@@ -278,9 +278,10 @@ class Pipeline:
         """Return whether the picture is settled; False when its candidates have changed meanwhile.
 
         Of several that fit the closest is taken: a thumbnail fits an edit of its picture as well as the picture itself.
+        An original that comes after copies takes all clusters that these have founded and that it fits.
         """
         judge = self._judge(newcomer.policy)
-        best: Fitting | None = None
+        found: list[Fitting] = []
         for candidate in newcomer.candidates:
             if candidate.representative == newcomer.content:
                 continue
@@ -295,24 +296,29 @@ class Pipeline:
                 original = self._contents.read_all(representative.layout)
                 fitting = judge.decide(newcomer.data, facts, candidate, original)
             except IntegrityError as exc:
-                found = self._clusters.find(candidate.cluster)
-                if found is not None and found.representative == candidate.representative:
+                there = self._clusters.find(candidate.cluster)
+                if there is not None and there.representative == candidate.representative:
                     log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
                 # Otherwise its picture has been removed meanwhile, and took its bytes along.
                 continue
             if fitting is None:
                 continue
-            if best is None or fitting.difference < best.difference:
-                best = fitting
+            found.append(fitting)
             if judge.is_enough(fitting):
                 break
-        if best is None:
+        if not found:
             return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
+        best = min(found, key=lambda fitting: fitting.difference)
         if isinstance(best.fits, Fit):
             self._originals.put(newcomer.content, newcomer.data)
             return self._settlement.member(newcomer, best.candidate, best.fits)
-        self._originals.put(best.candidate.representative, best.original)
-        return self._settlement.promotion(newcomer, best.candidate, best.fits)
+        accepted: list[Promotion] = []
+        for promotion in promotions(found):
+            together = [member for other in accepted for member in other.fits]
+            if not any(self._volume.pairs.are_parted(member, together) for member in promotion.fits):
+                self._originals.put(promotion.candidate.representative, promotion.original)
+                accepted.append(promotion)
+        return self._settlement.promotion(newcomer, accepted)
 
     def members(self, cluster: ClusterId) -> list[ContentId]:
         """See Shelf."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dedupfs.errors import IngestError, SourceError, UndecodableError, UnfitPictureError, WorkerStartError
 from dedupfs.ingest import sources
-from dedupfs.ingest.decision import Fitting, Judge, Refit
+from dedupfs.ingest.decision import Fitting, Judge, Promotion, Refit, promotions
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.groups import CopyKind, Group, Kept, Look, Measured, Version, by_savings, rendition_kind
 from dedupfs.ingest.match import MAX_CANDIDATES, Candidate
@@ -251,7 +251,7 @@ class Scan:
             near = self._near(facts)
             images = [self._contents[candidate.representative].image for candidate in near]
         judge = Judge(self.pool, self.policy, self)
-        best: Fitting | None = None
+        found: list[Fitting] = []
         for candidate, image in zip(near, images, strict=True):
             if newcomer.image is not None and newcomer.image == image:
                 return self._settle_same_image(content, newcomer, near, candidate, data, cuts)
@@ -262,18 +262,18 @@ class Scan:
                 continue
             if fitting is None:
                 continue
-            if best is None or fitting.difference < best.difference:
-                best = fitting
+            found.append(fitting)
             if judge.is_enough(fitting):
                 break
         with self._lock:
             if not self._holds(content, newcomer, near):
                 return content in self._contents
-            if best is None:
+            if not found:
                 self._found(content, newcomer)
                 return True
+            best = min(found, key=lambda fitting: fitting.difference)
             if not isinstance(best.fits, Fit):
-                return self._promote(content, newcomer, best.candidate, best.fits)
+                return self._promote(content, newcomer, promotions(found))
             _become_rendition(newcomer, Refit(best.fits, len(data), best.candidate.distance_bits))
             self._join(content, newcomer, best.candidate.cluster)
             return True
@@ -320,16 +320,17 @@ class Scan:
             near.append(Candidate(cluster, representative, theirs, distance_bits))
         return near
 
-    def _promote(
-        self, content: ContentId, newcomer: _Content, candidate: Candidate, fits: Mapping[ContentId, Refit]
-    ) -> bool:
-        old = self._clusters[candidate.cluster]
-        if old.members != fits.keys():
+    def _promote(self, content: ContentId, newcomer: _Content, promoted: Sequence[Promotion]) -> bool:
+        olds = [promotion.candidate.cluster for promotion in promoted]
+        if any(
+            self._clusters[old].members != promotion.fits.keys() for old, promotion in zip(olds, promoted, strict=True)
+        ):
             return False
-        del self._clusters[candidate.cluster]
-        self._nearest.remove(candidate.cluster)
+        for old in olds:
+            del self._clusters[old]
+            self._nearest.remove(old)
         cluster = self._found(content, newcomer)
-        for member, refit in fits.items():
+        for member, refit in ((member, refit) for promotion in promoted for member, refit in promotion.fits.items()):
             _become_rendition(self._contents[member], refit)
             self._contents[member].cluster = cluster
             self._clusters[cluster].members.add(member)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeGuard
 
 from dedupfs.errors import DedupfsError, InUseError
 from dedupfs.ingest import match
 from dedupfs.ingest.apart import original_apart
-from dedupfs.ingest.decision import Refit
+from dedupfs.ingest.decision import Promotion, Refit
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.match import Candidate
 from dedupfs.ingest.outcome import Fit
@@ -213,21 +213,23 @@ class Settlement:
                 return True
         return self._defer(newcomer, {newcomer.content})
 
-    def promotion(self, newcomer: Newcomer, candidate: Candidate, fits: Mapping[ContentId, Refit]) -> bool:
-        """The newcomer becomes the representative, and every picture of the old cluster a rendition of it."""
+    def promotion(self, newcomer: Newcomer, promotions: Sequence[Promotion]) -> bool:
+        """The newcomer becomes the representative, and every picture of the old clusters a rendition of it."""
         prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        fits = {member: refit for promotion in promotions for member, refit in promotion.fits.items()}
+        olds = {promotion.candidate.representative for promotion in promotions}
         owns = {member: self._contents.prepare(refit.fit.own) for member, refit in fits.items()}
         originals = {member: self._original_of(member, refit.fit) for member, refit in fits.items()}
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
-            if not self._holds(newcomer) or set(self._clusters.members(candidate.cluster)) != fits.keys():
+            if not self._holds(newcomer) or not all(self._is_whole(promotion) for promotion in promotions):
                 return False
             if not any(self._in_use(member) for member in fits):
                 done = self._stored(transaction, newcomer, prepared)
                 cluster = self._found_cluster(transaction, newcomer.content, newcomer.facts)
-                # The old representative comes last: until then the others rest on it.
-                for member in sorted(fits, key=lambda each: each == candidate.representative):
+                # The old representatives come last: until then the others rest on them.
+                for member in sorted(fits, key=lambda each: each in olds):
                     if self._contents.find(member) is None:
                         # No file had the old representative any more: it went with the last picture that rested on it.
                         continue
@@ -238,6 +240,10 @@ class Settlement:
                     self._replacements[member] += 1
                 return done
         return self._defer(newcomer, fits.keys())
+
+    def _is_whole(self, promotion: Promotion) -> bool:
+        """Whether the pictures that were compared still are all of their cluster."""
+        return set(self._clusters.members(promotion.candidate.cluster)) == promotion.fits.keys()
 
     def undecided(self, newcomer: Newcomer) -> bool:
         """Exact, and to be looked at again by the next mount."""

@@ -102,6 +102,16 @@ COARSE_CHROMA = Limit(0.6, 0.12, 1.5, 0.5, 0.08)
 RANGE_SHARE = 0.02
 """Of the luma range of a block, the smaller of the two pictures: hard edges carry what filters differ in."""
 
+CEILING_FINE_LUMA = 14.0
+CEILING_FINE_CHROMA = 12.0
+CEILING_COARSE_LUMA = 3.0
+CEILING_COARSE_CHROMA = 3.5
+"""Levels that no difference may exceed, however coarse the member; at least 1.2 times those of all labelled copies.
+
+At quality 30 the limits above grow so far that a copy of another copy passed with 21.7 levels of chroma at a point,
+and one of an edit with a faint digit with 4.1 on a tile.
+"""
+
 BROAD_TILES = 5
 """Tiles a side (80 pixels) over which signed differences are averaged: noise goes, faint tone edits stay."""
 BROAD_LUMA = (0.5, 0.05)
@@ -210,11 +220,15 @@ def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
     broad = np.abs(scipy.ndimage.uniform_filter(tiles, size=(BROAD_TILES, BROAD_TILES, 1), mode="nearest"))
     shared = np.minimum(maps.member_range, maps.rendition_range)
     detail = _detail_ratio(maps)
+    fine_luma_limits = FINE_LUMA.at(maps.fine_luma, steps.luma) + RANGE_SHARE * shared
+    fine_chroma_limit = min(FINE_CHROMA.at(fine_chroma, steps.chroma), CEILING_FINE_CHROMA)
+    coarse_luma_limit = min(COARSE_LUMA.at(coarse_luma, steps.luma), CEILING_COARSE_LUMA)
+    coarse_chroma_limit = min(COARSE_CHROMA.at(coarse_chroma, steps.chroma), CEILING_COARSE_CHROMA)
     return {
-        "fine luma": float((maps.fine_luma / (FINE_LUMA.at(maps.fine_luma, steps.luma) + RANGE_SHARE * shared)).max()),
-        "fine chroma": float(fine_chroma.max()) / FINE_CHROMA.at(fine_chroma, steps.chroma),
-        "coarse luma": float(coarse_luma.max()) / COARSE_LUMA.at(coarse_luma, steps.luma),
-        "coarse chroma": float(coarse_chroma.max()) / COARSE_CHROMA.at(coarse_chroma, steps.chroma),
+        "fine luma": float((maps.fine_luma / np.minimum(fine_luma_limits, CEILING_FINE_LUMA)).max()),
+        "fine chroma": float(fine_chroma.max()) / fine_chroma_limit,
+        "coarse luma": float(coarse_luma.max()) / coarse_luma_limit,
+        "coarse chroma": float(coarse_chroma.max()) / coarse_chroma_limit,
         "broad luma": float(broad[:, :, 0].max()) / (BROAD_LUMA[0] + BROAD_LUMA[1] * steps.luma),
         "broad chroma": float(broad[:, :, 1:].max()) / (BROAD_CHROMA[0] + BROAD_CHROMA[1] * steps.chroma),
         "detail": (max(detail, 1 / detail) - 1) / (DETAIL[0] + DETAIL[1] * steps.luma),

@@ -48,6 +48,40 @@ def test_a_better_picture_takes_over_the_cluster(core: Core) -> None:
     assert core.read(b"photo") == PHOTO
 
 
+# Neither fits the other, and both fit the photo.
+COPIES = {b"small": sketch(7, width_px=200, coarseness=1), b"coarse": sketch(7, width_px=300, coarseness=3)}
+
+
+def test_an_original_that_comes_last_takes_all_its_copies(core: Core) -> None:
+    for name, data in COPIES.items():
+        core.put(name, data)
+        core.filesystem.settle()
+    assert core.counter("clusters") == 2
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    assert core.counter("clusters") == 1
+    assert core.read(b"photo") == PHOTO
+    for name, data in COPIES.items():
+        assert core.is_rendition(name)
+        assert core.read(name) == rendition_of(data)
+    assert core.problems() == []
+
+
+def test_an_original_that_comes_last_unites_no_pictures_that_were_split(core: Core) -> None:
+    for name, data in COPIES.items():
+        core.put(name, data)
+        core.filesystem.settle()
+    one, other = (core.volume.metadata.inode(core.filesystem.lookup(ROOT, name)).content for name in COPIES)
+    assert one is not None and other is not None
+    with core.volume.store.transaction() as transaction:
+        core.volume.pairs.part(transaction, one, other)
+    core.put(b"photo", PHOTO)
+    core.filesystem.settle()
+    assert core.counter("clusters") == 2
+    assert sorted(map(core.is_rendition, COPIES)) == [False, True]
+    assert core.problems() == []
+
+
 @pytest.mark.parametrize("photo_first", [True, False])
 def test_bytes_that_were_fsynced_before_the_close_are_decided_about_too(core: Core, photo_first: bool) -> None:
     """rsync --fsync, editors and mail programs do that with every file."""
