@@ -126,12 +126,14 @@ Copies are within 0.04, but for soft pictures at low quality.
 DETAIL_FLOOR = 1.0
 """Square levels added to both: below that there is no detail to compare."""
 
-GRAIN = (1.2, 0.04)
-"""Levels by which the luma range of the flattest blocks may change on the mean, and more per level of step.
+GRAIN = (1.2, 0.15)
+GRAIN_MOST = 2.75
+"""Levels by which the luma range of the flattest blocks may change on the mean, more per level of step, and at most.
 
 In a picture full of texture, noise drowns in the detail of the whole and is seen where the picture is flat. Of 30
-copies by ffmpeg, avifenc, cwebp, cjpeg and Pillow (steps 0 to 23) it is up to 0.9; of pictures with noise of 4 levels
-added, 2.9 to 5.6, unless they have no flat block.
+copies by ffmpeg, avifenc, cwebp, cjpeg and Pillow (steps 0 to 23) it is up to 0.9; of a labelled AVIF and JPEG of a
+picture without flat parts (step 10) 2.6; of pictures with noise of 4 levels added, 2.9 to 5.6, unless they have no flat
+block.
 """
 GRAIN_DITHER = 0.2
 """The same for a level of a palette's step: a photo dithered to 256 colours (step 5) has 1.7 levels more."""
@@ -233,7 +235,7 @@ def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
         "broad chroma": float(broad[:, :, 1:].max()) / (BROAD_CHROMA[0] + BROAD_CHROMA[1] * steps.chroma),
         "detail": (max(detail, 1 / detail) - 1) / (DETAIL[0] + DETAIL[1] * steps.luma),
         "grain": abs(_flatness(maps.member_range) - _flatness(maps.rendition_range))
-        / (GRAIN[0] + GRAIN[1] * steps.luma + GRAIN_DITHER * steps.dither),
+        / min(GRAIN[0] + GRAIN[1] * steps.luma + GRAIN_DITHER * steps.dither, GRAIN_MOST),
         "alpha": maps.alpha / ALPHA,
     }
 
