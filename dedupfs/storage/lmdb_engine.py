@@ -16,10 +16,8 @@ transaction on the calling thread, as LMDB demands. The map may only grow while 
 from __future__ import annotations
 
 import ctypes
-import errno
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -42,6 +40,7 @@ from dedupfs.storage.lmdb_pages import (
     restore_overflow,
 )
 from dedupfs.storage.lmdb_walk import Walk, WalkSnapshot
+from dedupfs.storage.reserve import Reserve
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +56,6 @@ _WALK_ATTEMPTS = 100
 """Between two steps of a reader another process may commit twice, but hardly for ever."""
 _COMMIT_OVERHEAD_BYTES = 1 << 20
 """Generous allowance for the branch pages that one commit copies."""
-_RESERVE_SHARE = 50
-_RESERVE_MIN_BYTES = 1 << 20
-_RESERVE_MAX_BYTES = 4 << 20
-"""A fiftieth of the disk, within these bounds, is allocated to the file behind its end. When others have filled the
-disk to the last byte, commits go on there: a deleted file gives nothing back before the commit after the next, and each
-takes 17 pages (measured with 400 files)."""
-_SET_ASIDE_STEP_BYTES = 8 << 20
-"""So much more is set aside at once for what waits, so that the disk is not asked for each chunk of a large file."""
-_FALLOC_FL_KEEP_SIZE = 1
 RESIDENT_BYTES = 64 << 20
 """After so many bytes of values the map's pages are handed back to the page cache. They are shared and could be taken
 away at any time, but count as this process's memory until then: reading 400 MB back showed as 405 MB resident."""
@@ -96,11 +86,6 @@ class LmdbEngine:
         self._names = list(tables)
         self._read_only = read_only
         self._gate = Gate()
-        self._room_lock = threading.Lock()
-        """Guards what is known of the room behind the end of the file: where that is, how far blocks are set aside."""
-        self._end_bytes = 0
-        self._reserved_to = 0
-        self._can_set_aside = True
         self._found_bytes = 0
         self._data_path = os.path.realpath(directory / DATA_FILE)
         self._env: lmdb.Environment | None = None
@@ -110,7 +95,7 @@ class LmdbEngine:
         exists = data.is_file()
         if not exists and not create:
             raise IntegrityError(f"{data} is missing")
-        self._reserve_bytes = min(max(self.total_bytes() // _RESERVE_SHARE, _RESERVE_MIN_BYTES), _RESERVE_MAX_BYTES)
+        self._reserve = Reserve(data)
         try:
             if not exists:
                 self._open_environment(initial_map_bytes, create=True)
@@ -125,7 +110,7 @@ class LmdbEngine:
             self._close_environment()
             raise
         if not read_only and self._guard.roots_sound:
-            self._keep_reserve()
+            self._reserve.keep()
 
     @property
     def damaged(self) -> bool:
@@ -203,7 +188,7 @@ class LmdbEngine:
             # one, and without another in between it would fail for ever.
             self._apply([], stamp=True)
             self._apply(batch)
-        self._keep_reserve()
+        self._reserve.keep()
 
     def _apply(self, batch: Sequence[Change], *, stamp: bool = False) -> None:
         assert self._env is not None
@@ -238,7 +223,7 @@ class LmdbEngine:
                 # LMDB reports the short write on a full disk as EIO; only the room that is left tells the two apart.
                 needed = sum(len(key) + len(value or b"") for _, key, value in batch) + _COMMIT_OVERHEAD_BYTES
                 # Free pages inside the file do not count: where they were enough, nothing had to be added to it.
-                if self._disk_room_bytes() < needed or not self._reserve(needed):
+                if self._disk_room_bytes() < needed or not self._reserve.take(needed):
                     raise StoreFullError("no space left on the disk that holds the volume") from exc
                 if tried_again:
                     raise
@@ -247,59 +232,19 @@ class LmdbEngine:
 
     def set_aside(self, size_bytes: int) -> None:
         """See Engine. Where the disk cannot set blocks aside, this finds nothing wrong."""
-        # A chunk that waits takes new pages at the end of the file, unless it finds enough of them side by side.
-        wanted = size_bytes + self._reserve_bytes // 2
-        if self._reserved_to - self._end_bytes >= wanted:
-            return
-        if self._reserve(wanted + _SET_ASIDE_STEP_BYTES) or self._reserve(wanted):
-            return
-        if self._free_page_bytes() + max(0, self._reserved_to - self._end_bytes) < wanted:
+        wanted = self._reserve.shortage(size_bytes)
+        if wanted and self._free_page_bytes() + self._reserve.ahead_bytes < wanted:
             raise StoreFullError("no space left on the disk that holds the volume")
-
-    def _keep_reserve(self) -> None:
-        """Have the disk set some blocks aside for deletions, unless there still are enough.
-
-        Where the disk is full, the next commit asks again.
-        """
-        with self._room_lock:
-            self._end_bytes = os.stat(self._data_path).st_size
-            enough = self._reserved_to - self._end_bytes >= self._reserve_bytes // 2
-        if not enough:
-            self._reserve(self._reserve_bytes)
-
-    def _reserve(self, size_bytes: int) -> bool:
-        """Have the disk set blocks aside behind the end of the file; False where it has not so many."""
-        with self._room_lock:
-            if not self._can_set_aside:
-                return True
-            try:
-                with _open_for_writing(self._data_path) as descriptor:
-                    self._end_bytes = os.fstat(descriptor).st_size
-                    failure = _allocate(descriptor, self._end_bytes, size_bytes)
-            except OSError:
-                log.debug("nothing could be set aside on the disk", exc_info=True)
-                return True
-            if failure in (errno.ENOSPC, errno.EDQUOT):
-                return False
-            if failure:
-                self._can_set_aside = False
-            else:
-                self._reserved_to = max(self._reserved_to, self._end_bytes + size_bytes)
-            return True
 
     def _give_back(self) -> None:
         """Give back to the disk what was set aside for more than deletions."""
-        spare = self._reserved_to - self._end_bytes
-        if self._env is None or not self._guard.clean or spare <= 2 * self._reserve_bytes:
+        if self._env is None or not self._guard.clean or not self._reserve.is_large:
             return
         # Nobody else makes the file longer while this transaction is open.
         with self._gate.shared(), _translated("write"), self._env.begin(write=True) as transaction:
-            with _open_for_writing(self._data_path) as descriptor:
-                # Without a change of the size, this frees the blocks behind the end.
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size)
-            self._reserved_to = 0
+            self._reserve.give_back()
             transaction.abort()
-        self._keep_reserve()
+        self._reserve.keep()
 
     def allocated_bytes(self) -> int:
         """See Engine. What is set aside behind the end of the file is not counted."""
@@ -308,8 +253,7 @@ class LmdbEngine:
 
     def free_bytes(self) -> int:
         """See Engine. What the disk offers this user, what it has set aside, and the pages that LMDB will use again."""
-        set_aside = self._reserved_to - self._end_bytes - self._reserve_bytes
-        return self._disk_room_bytes() + max(0, set_aside) + self._free_page_bytes()
+        return self._disk_room_bytes() + self._reserve.spare_bytes + self._free_page_bytes()
 
     def _free_page_bytes(self) -> int:
         end_page, used = self._page_counts()
@@ -676,24 +620,6 @@ def _translate(action: str, exc: lmdb.Error | MemoryError | OSError) -> Exceptio
     if isinstance(exc, _DAMAGE):
         return IntegrityError(f"the database is damaged: {_reason(exc)}")
     return StoreError(f"cannot {action} the database: {_reason(exc)}")
-
-
-@contextmanager
-def _open_for_writing(path: str) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _allocate(descriptor: int, offset: int, size_bytes: int) -> int:
-    """Have the disk set blocks aside without a change of the file's size; return an errno, or 0."""
-    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate64", None)
-    if fallocate is None:
-        return errno.EOPNOTSUPP
-    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return ctypes.get_errno() if fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, offset, size_bytes) else 0
 
 
 def _address(found: bytes | memoryview) -> int:
