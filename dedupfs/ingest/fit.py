@@ -5,13 +5,13 @@ Owns the order of the search: what is cheap and what rejects most comes first. P
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
@@ -38,25 +38,19 @@ from dedupfs.ingest.outcome import (
     Fit,
     Misfit,
 )
+from dedupfs.ingest.ranking import Ranking, requantized, squared
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
 from dedupfs.ingest.rendition import in_mode
 from dedupfs.ingest.scaling import (
-    ROUNDED,
-    Base,
     Kernel,
     Scaling,
-    candidates,
-    exact_window,
-    geometries,
-    rare,
-    refinements,
     scaled,
 )
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.sniff import sniff
 from dedupfs.ingest.treatment import Bases, on_white, treated
 from dedupfs.ingest.verify import Steps, Verdict, local_excess, verify
-from dedupfs.ingest.windows import Window, centre, inner, trimmed, windows_of
+from dedupfs.ingest.windows import Window, inner, trimmed, windows_of
 from dedupfs.model import PictureFormat, Policy
 
 MAX_OWN_SHARE = 0.9
@@ -76,13 +70,6 @@ PREVIEW_SHARE = 4
 PREVIEW_LIMIT = 30.0
 """Levels by which a cell of the grid may differ."""
 
-SHORTLIST = 8
-"""Ways to scale that are tried on all windows of the member, after the first window has ranked them."""
-
-REFINED = 3
-"""Of these, ways whose arithmetic is varied, and variants tried on all windows: how a filter rounds matters less than
-which one it is."""
-
 MAX_FINISHES = 2
 """Ways to round and to take samples that are encoded in full."""
 
@@ -94,13 +81,6 @@ GOOD_ENOUGH = 0.8
 
 HOPELESS_WINDOW = 2.0
 """Excess of one window from which the whole picture is not encoded; of 56 copies that passed the largest was 1.12."""
-
-UNUSUAL_FILTER = 1.0
-"""Excess of the first window with the closest filter from which rare filters are tried too."""
-
-HOPELESS_FILTER = 12.0
-"""Excess of the first window with the closest filter from which its arithmetic is not refined. Lettering that was made
-smaller in linear light is 7.1 off before that."""
 
 HOPELESS_LOSSY = 8.0
 """Excess, before it is encoded, from which a rendition of a lossy WebP has never passed afterwards."""
@@ -224,6 +204,10 @@ class _Search:
                     return best
         return self._misfit(fitted_any)
 
+    @functools.cached_property
+    def _windows(self) -> list[Window]:
+        return windows_of(self._picture.image)
+
     def _misfit(self, fitted_any: bool) -> Misfit:
         closest = self._closest
         differences = closest.differences if closest is not None else None
@@ -262,15 +246,16 @@ class _Search:
         """
         if not usual.member.roundings and not self._may_be_coded(usual.treatment, scaling):
             return [usual]
-        windows = windows_of(self._picture.image)
+        windows = self._windows
         member_windows = [self._picture.image.crop(window) for window in windows]
         wanted = [inner(window) for window in member_windows]
         errors: list[float] = []
         found: list[Finish] = []
         for finish in self._every_finish(usual, scaling):
             found.append(finish)
-            made = self._requantized([finish.image.crop(window) for window in windows], finish.member)
-            errors.append(sum(_squared(want, got) for want, got in zip(wanted, made, strict=True)))
+            parts = [finish.image.crop(window) for window in windows]
+            made = requantized(parts, finish.member, self._picture.image.mode)
+            errors.append(sum(squared(want, got) for want, got in zip(wanted, made, strict=True)))
             if not errors[-1]:
                 break
             if len(errors) == 1 and self._differ(member_windows, made):
@@ -358,89 +343,13 @@ class _Search:
         return in_mode(image, self._picture.image.mode).tobytes() == self._picture.image.tobytes()
 
     def _ranked(self, source_px: tuple[int, int], draft: Picture, bases: Bases) -> list[Scaling]:
-        """Return the ways to scale, the closest to the member on its most detailed windows first.
-
-        They are compared after the member's own quantization: it takes away faint detail, so that without it the
-        softest filter would always seem to be the closest.
-        """
-        windows = windows_of(self._picture.image)
-        identical = self._identical(source_px, draft, bases, windows)
-        if identical is not None:
-            return [identical]
-        lying = geometries(source_px, self._size_px)
-        geometry = self._by_error(lying, bases, windows)[0][0] if len(lying) > 1 else lying[0]
-        ways = candidates(source_px, self._size_px, draft.picture_format is PictureFormat.JPEG, geometry)
-        ways = [way for way, _ in self._by_error(ways, bases, windows[:1])[:SHORTLIST]]
-        if self._policy is not Policy.PERCEPTUAL and self._opened.faithful:
-            excess = self._excess_of(ways[0], bases, windows[0])
-            if excess > UNUSUAL_FILTER:
-                ways = [way for way, _ in self._by_error([*ways, *rare(source_px, self._size_px)], bases, windows[:1])]
-                excess = min(excess, self._excess_of(ways[0], bases, windows[0]))
-            if excess > HOPELESS_FILTER:
-                self._ended = (LIMIT_FILTER, excess)
-                return []
-        closest = self._by_error(ways, bases, windows)
-        if not closest[0][1]:
-            return [closest[0][0]]
-        refined = [other for way, _ in closest[:REFINED] for other in refinements(way)]
-        refined = [way for way, _ in self._by_error(refined, bases, windows[:1])[:REFINED]]
-        distinct: dict[Scaling, Scaling] = {}
-        for way, _ in sorted([*closest, *self._by_error(refined, bases, windows)], key=lambda entry: entry[1]):
-            # A second attempt with the same filter would end as the first did.
-            distinct.setdefault(replace(way, arithmetic=ROUNDED), way)
-        return list(distinct.values())
-
-    def _identical(
-        self, source_px: tuple[int, int], draft: Picture, bases: Bases, windows: list[Window]
-    ) -> Scaling | None:
-        """Return a likely way that leaves no difference on the windows, if there is one.
-
-        A part of each window will do, as it comes out exactly like the same part of the whole picture.
-        """
-        is_jpeg = draft.picture_format is PictureFormat.JPEG
-        centres = [centre(window) for window in windows]
-        wanted = [inner(self._picture.image.crop(window)) for window in centres]
-        for way in LATELY.likely(source_px, self._size_px, is_jpeg):
-            for down_first in (False, True):
-                pairs = zip(centres, wanted, strict=True)
-                if all(self._is_identical(way, bases(way), down_first, *pair) for pair in pairs):
-                    return way
-        return None
-
-    def _is_identical(
-        self, way: Scaling, base: Base, down_first: bool, window: Window, wanted: npt.NDArray[np.float32]
-    ) -> bool:
-        made = in_mode(exact_window(base, way, self._size_px, window, down_first), self._opened.mode)
-        return not _squared(wanted, self._requantized([made], self._opened)[0])
-
-    def _excess_of(self, way: Scaling, bases: Bases, window: Window) -> float:
-        """Return the excess of one window of the member with a way to scale."""
-        image = in_mode(scaled(bases(way), way, self._size_px, window), self._opened.mode)
-        made = self._requantized([image], self._opened)[0]
-        return local_excess(trimmed(self._picture.image.crop(window)), trimmed(made), self._steps)
-
-    def _by_error(self, ways: list[Scaling], bases: Bases, windows: list[Window]) -> list[tuple[Scaling, float]]:
-        """Return the ways with their squared error on some windows of the member, in rising order of that."""
-        wanted = [inner(self._picture.image.crop(window)) for window in windows]
-        errors: list[float] = []
-        for scaling in ways:
-            base = bases(scaling)
-            made = [in_mode(scaled(base, scaling, self._size_px, window), self._opened.mode) for window in windows]
-            pairs = zip(wanted, self._requantized(made, self._opened), strict=True)
-            errors.append(sum(_squared(want, got) for want, got in pairs))
-        return [(ways[at], errors[at]) for at in np.argsort(errors, kind="stable")]
-
-    def _requantized(self, windows: list[Image.Image], member: Member) -> list[Image.Image]:
-        """Return the windows as the member's encoder would leave them; they are aligned with its blocks."""
-        mode = self._picture.image.mode
-        tops = [0]
-        for window in windows:
-            tops.append(tops[-1] + window.height)
-        column = Image.new(windows[0].mode, (max(window.width for window in windows), tops[-1]))
-        for top, window in zip(tops, windows, strict=False):
-            column.paste(window, (0, top))
-        coarse = in_mode(member.requantized(column), mode)
-        return [coarse.crop((0, top, w.width, top + w.height)) for top, w in zip(tops, windows, strict=False)]
+        may_reject = self._policy is not Policy.PERCEPTUAL and self._opened.faithful
+        image, windows = self._picture.image, self._windows
+        ranking = Ranking(image, windows, self._opened, bases, self._steps, may_reject=may_reject)
+        ways, excess = ranking.ranked(source_px, is_jpeg=draft.picture_format is PictureFormat.JPEG)
+        if not ways:
+            self._ended = (LIMIT_FILTER, excess)
+        return ways
 
     def _is_hopeless(self, image: Image.Image) -> bool:
         """True when encoding is dear and would be in vain; JPEG is cheap enough to be tried."""
@@ -501,11 +410,6 @@ class _Search:
 def _rounding_of(recipe: Recipe) -> Rounding:
     is_jpeg = recipe.picture_format is PictureFormat.JPEG
     return JpegCoding.from_bytes(recipe.coding).rounding if is_jpeg else Rounding.LIBRARY
-
-
-def _squared(wanted: npt.NDArray[np.float32], got: Image.Image) -> float:
-    """Return the squared error of a window without its margin."""
-    return float(np.square(wanted - inner(got)).sum())
 
 
 def _same_aspect(a_px: tuple[int, int], b_px: tuple[int, int]) -> bool:
