@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from dedupfs.cli import main
-from tests.volumes import PASSPHRASE
+from tests.volumes import PASSPHRASE, make_volume
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 60.0
@@ -203,3 +203,24 @@ def open_descriptor(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def shared_mount(folder: Path) -> Iterator[MountedVolume]:
+    """One mounted volume in a folder for several tests; sound at their end, with nothing unexpected in its log."""
+    mounted = MountedVolume(make_volume(folder / "volume"), folder / "mount", folder / "log")
+    try:
+        mounted.mount()
+        yield mounted
+        mounted.umount()
+        mounted.assert_clean()
+    finally:
+        mounted.destroy()
+    assert mounted.unexpected_messages() == []
+
+
+def place_for(test: pytest.FixtureRequest, mounted: MountedVolume) -> Path:
+    """Return an empty directory on a shared mount that no other test uses."""
+    path = mounted.path / str(test.node.name)[:60]
+    path.mkdir()
+    return path

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.ingest.drawing import encoded
-from tests.mounting import MountedVolume
-from tests.volumes import make_volume
+from tests.mounting import MountedVolume, place_for, shared_mount
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 MTIME_NS = 1_400_000_000_123_456_789
@@ -20,25 +19,15 @@ BEFORE_1970_NS = -86_400_000_000_001
 
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
-    """One mounted volume; sound at the end, with nothing unexpected in its log."""
-    folder = tmp_path_factory.mktemp("ecosystem")
-    mounted = MountedVolume(make_volume(folder / "volume"), folder / "mount", folder / "log")
-    try:
-        mounted.mount()
+    """One volume for all tests of this folder."""
+    with shared_mount(tmp_path_factory.mktemp("ecosystem")) as mounted:
         yield mounted
-        mounted.umount()
-        mounted.assert_clean()
-    finally:
-        mounted.destroy()
-    assert mounted.unexpected_messages() == []
 
 
 @pytest.fixture
 def here(shared: MountedVolume, request: pytest.FixtureRequest) -> Path:
-    """An empty directory on the mount."""
-    path = shared.path / str(request.node.name)[:60]
-    path.mkdir()
-    return path
+    """An empty directory on the shared mount."""
+    return place_for(request, shared)
 
 
 @pytest.fixture(scope="package")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dedupfs.model import Policy
-from tests.mounting import MountedVolume
+from tests.mounting import MountedVolume, place_for, shared_mount
 from tests.volumes import make_volume
 
 
@@ -32,22 +32,12 @@ def mounted(tmp_path: Path, policy: Policy) -> Iterator[MountedVolume]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
-    """One volume for all tests of a module, mounted; sound at their end, with nothing unexpected in its log."""
-    folder = tmp_path_factory.mktemp("shared")
-    mounted = MountedVolume(make_volume(folder / "volume"), folder / "mount", folder / "log")
-    try:
-        mounted.mount()
+    """One volume for all tests of a module."""
+    with shared_mount(tmp_path_factory.mktemp("shared")) as mounted:
         yield mounted
-        mounted.umount()
-        mounted.assert_clean()
-    finally:
-        mounted.destroy()
-    assert mounted.unexpected_messages() == []
 
 
 @pytest.fixture
 def here(shared: MountedVolume, request: pytest.FixtureRequest) -> Path:
     """An empty directory on the shared mount."""
-    path = shared.path / str(request.node.name)[:60]
-    path.mkdir()
-    return path
+    return place_for(request, shared)
