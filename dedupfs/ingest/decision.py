@@ -35,12 +35,11 @@ class Refit:
 class Fitting:
     """A candidate whose picture and the newcomer are versions of one another, and how far apart they are.
 
-    `original` is the candidate's representative, a whole file. `fits` is how the newcomer is drawn from it, or how
-    every picture of the candidate's cluster is drawn from the newcomer.
+    `fits` is how the newcomer is drawn from the candidate's representative, or how every picture of the candidate's
+    cluster is drawn from the newcomer.
     """
 
     candidate: Candidate
-    original: bytes
     fits: Fit | Mapping[ContentId, Refit]
 
     @property
@@ -52,17 +51,16 @@ class Fitting:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A cluster whose pictures are to rest on a newcomer, how each is drawn from it, and its representative's file."""
+    """A cluster whose pictures are to rest on a newcomer, and how each of them is drawn from it."""
 
     candidate: Candidate
     fits: Mapping[ContentId, Refit]
-    original: bytes
 
 
 def promotions(found: Iterable[Fitting]) -> list[Promotion]:
     """Return the clusters that a newcomer can be the representative of, closest first."""
     return [
-        Promotion(fitting.candidate, fitting.fits, fitting.original)
+        Promotion(fitting.candidate, fitting.fits)
         for fitting in sorted(found, key=lambda fitting: fitting.difference)
         if not isinstance(fitting.fits, Fit)
     ]
@@ -131,7 +129,7 @@ class Judge:
                 kept = found
             if kept is not None and (_is_exact(kept) or facts.pixels != candidate.facts.pixels):
                 break
-        return Fitting(candidate, original, kept) if kept is not None else None
+        return Fitting(candidate, kept) if kept is not None else None
 
     def _refit(
         self, data: bytes, facts: PictureFacts, candidate: Candidate, original: bytes, *, exact_only: bool

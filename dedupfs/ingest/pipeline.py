@@ -303,6 +303,8 @@ class Pipeline:
                 continue
             if fitting is None:
                 continue
+            if not isinstance(fitting.fits, Fit):
+                self._originals.put(candidate.representative, original)
             found.append(fitting)
             if judge.is_enough(fitting):
                 break
@@ -316,7 +318,6 @@ class Pipeline:
         for promotion in promotions(found):
             together = [member for other in accepted for member in other.fits]
             if not any(self._volume.pairs.are_parted(member, together) for member in promotion.fits):
-                self._originals.put(promotion.candidate.representative, promotion.original)
                 accepted.append(promotion)
         return self._settlement.promotion(newcomer, accepted)
 
