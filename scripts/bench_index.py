@@ -8,15 +8,16 @@ so that bands are unevenly filled.
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import bench_steps
 import numpy as np
 import numpy.typing as npt
 
@@ -39,32 +40,20 @@ _PROTOTYPES = 4096
 
 
 def main(words: list[str]) -> int:
-    """Run the measurement."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pictures", type=int, default=1_000_000, help="size of the library (default: 1000000)")
-    parser.add_argument("--steps", type=int, default=4, help="sizes to measure at (default: 4)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(words)
-    generator = np.random.default_rng(options.seed)
-    found = []
+    """Run the measurement; 1 when a look-up has missed something."""
+    found = bench_steps.run(words, "index", __doc__, "pictures", growing)
+    return 0 if all(figures["missed"] == 0 for figures in found) else 1
+
+
+@contextlib.contextmanager
+def growing(pictures: int, seed: int) -> Iterator[bench_steps.Step]:
+    """Give what fills the index of a throwaway volume, up to a number of pictures, and measures it."""
+    generator = np.random.default_rng(seed)
+    fingerprints = made_up(generator, pictures)
     with tempfile.TemporaryDirectory(prefix="dedupfs-bench-") as place:
         directory = Path(place) / "volume"
         create_volume(directory, b"measure", Config(Policy.VERIFIED, ""), ScryptCost(n=2**10))
-        fingerprints = made_up(generator, options.pictures)
-        done = 0
-        for step in range(1, options.steps + 1):
-            target = options.pictures * step // options.steps
-            figures = measure(directory, fingerprints, done, target, generator)
-            done = target
-            found.append(figures)
-            if not options.json:
-                print("  ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    return 0 if all(figures["missed"] == 0 for figures in found) else 1
+        yield lambda done, target: measure(directory, fingerprints, done, target, generator)
 
 
 def made_up(generator: np.random.Generator, count: int) -> Fingerprints:
@@ -114,7 +103,6 @@ def measure(
             for at, result in zip(chosen[:_CHECKED], results, strict=False)
         )
         return {
-            "pictures": target,
             "lookup_median_ms": round(1e3 * statistics.median(seconds), 3),
             "lookup_p99_ms": round(1e3 * float(np.quantile(seconds, 0.99)), 3),
             "add_us": round(1e6 * adding, 1),

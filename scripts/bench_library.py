@@ -7,15 +7,15 @@ the memory of the mount afterwards. Nothing that the kernel has cached is used: 
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
+import bench_steps
 from throwaway import ThrowawayVolume, throwaway_volume
 
 from dedupfs.crypto.keys import ScryptCost
@@ -35,31 +35,22 @@ _LISTED = 10
 
 def main(words: list[str]) -> int:
     """Run the measurement."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench library", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--files", type=int, default=1_000_000, help="size of the library (default: 1000000)")
-    parser.add_argument("--steps", type=int, default=4, help="sizes to measure at (default: 4)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(words)
-    chooser = random.Random(options.seed)
-    found = []
+    bench_steps.run(words, "library", __doc__, "files", growing)
+    return 0
+
+
+@contextlib.contextmanager
+def growing(files: int, seed: int) -> Iterator[bench_steps.Step]:
+    """Give what fills a throwaway volume and measures its mount."""
+    chooser = random.Random(seed)
     with throwaway_volume("bench") as volume:
         create_volume(volume.volume, volume.passphrase.encode(), Config(Policy.OFF, ""), ScryptCost(n=2**10))
-        done = 0
-        for step in range(1, options.steps + 1):
-            target = options.files * step // options.steps
-            adding = fill(volume, done, target)
-            figures = {"files": target, "add_us": round(1e6 * adding / (target - done), 1)}
-            figures |= measure(volume, target, chooser)
-            done = target
-            found.append(figures)
-            if not options.json:
-                print("  ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    return 0
+
+        def step(done: int, target: int) -> dict[str, float]:
+            adding = fill(volume, done, target) / (target - done)
+            return {"add_us": round(1e6 * adding, 1)} | measure(volume, target, chooser)
+
+        yield step
 
 
 def path_of(number: int) -> str:
