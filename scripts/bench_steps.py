@@ -28,7 +28,12 @@ def run(
         prog=f"scripts/bench {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        f"--{counted}", dest="size", metavar="N", type=int, default=1_000_000, help="(default: 1000000)"
+        f"--{counted}",
+        dest="size",
+        metavar="N",
+        type=int,
+        default=1_000_000,
+        help="size of the library (default: 1000000)",
     )
     parser.add_argument("--steps", type=int, default=4, help="sizes to measure at (default: 4)")
     parser.add_argument("--seed", type=int, default=1)
