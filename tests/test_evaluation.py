@@ -15,7 +15,7 @@ from evaluate_collection import Collection
 from evaluate_figures import figures
 from evaluate_fingerprints import distances, threshold_bits
 from evaluate_made import Made, Task, deal, make, sources
-from evaluate_mount import expense
+from evaluate_mount import expense, read_back
 from evaluate_policies import Threshold, perceptual
 from evaluate_report import write_report
 from evaluate_result import Clusters, Result, Verdict, judge
@@ -122,6 +122,13 @@ def test_clusters_are_held_against_the_labels(labelled: Collection) -> None:
     assert [(pair.kept, pair.taken) for pair in verdict.false_merges] == [
         ("variants/s/edited.jpg", "variants/s/q50.jpg"),
     ]
+
+
+def test_two_files_of_the_same_bytes_are_one_rendition(labelled: Collection) -> None:
+    renditions = {"variants/s/q50.jpg", "variants/s/again.jpg", "variants/s/small.jpg"}
+    result = Result(order="shuffled:1")
+    read_back(labelled, labelled.folder, Clusters({}, renditions), result)
+    assert (result.renditions, result.bit_exact_renditions, result.problems) == (2, 2, [])
 
 
 def test_one_wrong_file_is_one_false_merge(labelled: Collection) -> None:
