@@ -1,4 +1,4 @@
-"""What the README tells a person to type exists: every command in its fences parses."""
+"""What the README tells a person to type exists: every command in its fences parses. test_readme_runs.py runs them."""
 
 from __future__ import annotations
 
