@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dedupfs import __version__
 from dedupfs.cli.exitcodes import DONE, FAILED, exit_code_of
 from dedupfs.cli.names import printable
-from dedupfs.errors import DedupfsError
+from dedupfs.errors import DedupfsError, StoreLockedError
+
+log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "scan": "scan",
@@ -96,12 +98,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except DedupfsError as exc:
+        text = str(exc)
+        if isinstance(exc, StoreLockedError) and getattr(options, "volume", None):
+            from dedupfs.cli.mounts import whereabouts_of
+
+            text += whereabouts_of(options.volume)
         # It may name a file whose name the shell has put in.
-        print(f"dedupfs: {printable(os.fsencode(str(exc)))}", file=sys.stderr)
+        print(f"dedupfs: {printable(os.fsencode(text))}", file=sys.stderr)
         return exit_code_of(exc)
     except BrokenPipeError:
         # Whoever read our output has had enough; Python flushes once more at exit, and has to find something there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as exc:
+        # Of a file that nobody thought of: its name and what the system says are all that helps, unless one develops.
+        log.info("where it happened", exc_info=exc)
+        name = "" if exc.filename is None else f"{printable(os.fsencode(exc.filename))}: "
+        print(f"dedupfs: {name}{exc.strerror or exc}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("dedupfs: interrupted", file=sys.stderr)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dedupfs.cli import passphrase
-from dedupfs.cli.exitcodes import DONE, exit_code_of
+from dedupfs.cli.exitcodes import DONE, IN_USE, exit_code_of
 from dedupfs.cli.mount_options import minutes, parse
+from dedupfs.cli.mounts import refuse_mounted, whereabouts_of
+from dedupfs.cli.names import visible
 from dedupfs.cli.service_manager import tell_service_manager
 from dedupfs.errors import UsageError
 from dedupfs.storage.volume import unlock
@@ -58,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as exc:
         raise UsageError("libfuse 2 is missing; on Debian: apt-get install fuse libfuse2") from exc
     directory, mountpoint = options.volume.absolute(), options.mountpoint.absolute()
+    refuse_mounted(mountpoint)
     daemon.check_mountpoint(mountpoint)
     given = parse(options.options)
     read_only = options.read_only or given.read_only
@@ -84,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     code, message = daemon.detach(serve, exit_code_of)
     if code:
-        print(f"dedupfs: {message or 'the mount ended before it was ready'}", file=sys.stderr)
+        where = whereabouts_of(directory) if code == IN_USE else ""
+        text = (message or "the mount ended before it was ready") + where
+        print(f"dedupfs: {visible(text)}", file=sys.stderr)
     return code
 
 

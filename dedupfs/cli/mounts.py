@@ -30,6 +30,26 @@ def refuse_mountpoint(place: Path, instead: str) -> None:
         raise UsageError(f"{place} is a mountpoint; {instead}")
 
 
+def refuse_mounted(mountpoint: Path) -> None:
+    """Raise UsageError where something of dedupfs is mounted already."""
+    if not is_mounted(mountpoint):
+        return
+    volume = mount_status(mountpoint, VOLUME_XATTR)
+    if volume is None:
+        raise UsageError(f"a mount at {mountpoint} does not answer any more; dedupfs umount clears it away")
+    raise UsageError(f"{volume} is mounted at {mountpoint} already")
+
+
+def whereabouts_of(place: Path) -> str:
+    """Return where a volume is mounted, as the end of a sentence that says it is in use; empty if nowhere."""
+    place = place.absolute()
+    if is_mounted(place):
+        return f", mounted at {place}"
+    directory = os.path.realpath(place)
+    found = [each for each in _mountpoints() if mount_status(Path(each), VOLUME_XATTR) == directory]
+    return f", mounted at {found[0]}" if found else ""
+
+
 def _mountpoints() -> list[str]:
     """Return every place where the kernel has a dedupfs mount, alive or not."""
     # Other people's mountpoints may have any name, in no encoding, so this stays with bytes.

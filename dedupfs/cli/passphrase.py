@@ -13,11 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dedupfs.cli.names import visible
 from dedupfs.crypto import recovery
 from dedupfs.errors import UsageError
 
 ENVIRONMENT_VARIABLE = "DEDUPFS_PASSPHRASE"
 _MAX_BYTES = 4096
+_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+"""Permissions that a passphrase file should not give. It is taken all the same, as systemd-cryptsetup does with key
+files: a machine whose photos are gone after the next start is no safer."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, which: str = "") -> None:
@@ -62,7 +66,10 @@ def _from_options(options: argparse.Namespace, which: str) -> bytes | None:
         try:
             with file.open("rb") as opened:
                 # Whoever writes into a pipe may leave it open behind the first line.
-                whole = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+                status = os.fstat(opened.fileno())
+                whole = stat.S_ISREG(status.st_mode)
+                if whole and status.st_mode & _OF_OTHERS:
+                    print(f"dedupfs: {visible(str(file))} is open to other users; chmod 600 closes it", file=sys.stderr)
                 return bytes(opened.read(_MAX_BYTES) if whole else opened.readline(_MAX_BYTES))
         except OSError as exc:
             raise UsageError(f"cannot read the {name.replace('_', ' ')} from {file}: {exc.strerror}") from exc

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from dedupfs.cli.exitcodes import DONE
-from dedupfs.cli.mounts import is_mounted, mount_status
+from dedupfs.cli.mounts import is_mounted, mount_status, mountpoint_above
 from dedupfs.cli.progress import Progress
 from dedupfs.cli.users import described, users_of
 from dedupfs.errors import StoreError, UsageError
@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
             # The process behind it is gone; only the kernel's side is left to clear.
             _unmount(mountpoint)
             return DONE
-        raise UsageError(f"nothing of dedupfs is mounted at {mountpoint}")
+        above = mountpoint_above(mountpoint)
+        hint = "" if above is None else f"; it lies below the mountpoint {above}"
+        raise UsageError(f"nothing of dedupfs is mounted at {mountpoint}{hint}")
     volume = mount_status(mountpoint, VOLUME_XATTR)
     try:
         process = os.pidfd_open(int(pid))

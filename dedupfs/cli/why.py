@@ -180,7 +180,8 @@ def _as_text(answer: dict[str, Any]) -> str:
     lines += _reasons(answer)
     lines.append(f"  takes {human_bytes(answer['stored_bytes'])} of its own")
     if answer["exact_duplicates"]:
-        lines.append(f"  {answer['exact_duplicates']} other files hold the same bytes")
+        others = answer["exact_duplicates"]
+        lines.append(f"  {others} other {'file holds' if others == 1 else 'files hold'} the same bytes")
     return "\n".join(lines)
 
 

@@ -148,7 +148,8 @@ def read_header(directory: Path) -> Header:
         try:
             header = read_file(directory / BACKUP_FILE)
         except (StoreNotFoundError, IntegrityError):
-            if not (directory / DATA_FILE).exists():
+            # Path.exists() raises where the directory may not be searched.
+            if not os.path.exists(directory / DATA_FILE):
                 raise exc from None
             way_out = f"{exc}; `dedupfs header restore {directory}` can bring it back"
             raise type(exc)(way_out) from None

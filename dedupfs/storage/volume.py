@@ -153,9 +153,12 @@ def create_volume(
     _refuse_days(keep_originals_days)
     try:
         made = not directory.exists()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not its parents: where a disk is not there, nothing is to be made in its place.
+        directory.mkdir(mode=0o700, exist_ok=True)
         if any(directory.iterdir()):
             raise UsageError(f"{directory} is not empty")
+    except FileNotFoundError as exc:
+        raise UsageError(f"there is no directory {directory.parent} to make a volume in") from exc
     except OSError as exc:
         raise StoreError(f"cannot make a volume in {directory}: {exc.strerror}") from exc
     try:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pty
 import select
+import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from dedupfs.storage import volume as volumes
 from dedupfs.storage.records import FORMAT_VERSION
 from tests.conftest import CHEAP, PASSPHRASE
 from tests.mounting import command_line, dedupfs, without_passphrase
+from tests.volumes import make_volume
 
 DEFAULT_COST_SECONDS = 60
 
@@ -55,7 +60,7 @@ def prints(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_init_makes_a_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    volume = tmp_path / "deep" / "volume"
+    volume = tmp_path / "volume"
     recovery_key = prints(capsys, "init", volume, "--dedup", "perceptual", "--label", "holidays")
     assert recovery.decode(recovery_key.encode()) is not None
     assert recovery_key.count("\n") == 1
@@ -73,6 +78,54 @@ def test_init_leaves_what_is_there_alone(tmp_path: Path, capsys: pytest.CaptureF
     assert fails(capsys, "init", tmp_path)[0] == 2
     assert fails(capsys, "init", tmp_path / "file")[0] in (1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def somebody_else() -> Iterator[Path]:
+    """A directory that everybody may search, for as long as this process has no special rights."""
+    directory = Path(tempfile.mkdtemp(prefix="dedupfs-"))
+    directory.chmod(0o755)
+    user = os.geteuid()
+    try:
+        yield directory
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(directory)
+
+
+def test_a_volume_of_somebody_else_is_refused_in_a_line(
+    somebody_else: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(passphrases.ENVIRONMENT_VARIABLE, os.fsdecode(PASSPHRASE))
+    volume = make_volume(somebody_else / "volume")
+    commands = (("stats", volume), ("check", volume), ("key", "list", volume))
+    # Once with every right: what they import may lie where only this user may read.
+    for command in commands:
+        prints(capsys, *command)
+    volume.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    for command in commands:
+        code, said = fails(capsys, *command)
+        assert (code, "Permission denied" in said) == (5, True)
+
+
+def test_an_error_of_the_system_that_nobody_foresaw_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(tmp_path / "a\nb"))
+
+    monkeypatch.setattr("dedupfs.cli.init.create_volume", broken)
+    code, said = fails(capsys, "init", tmp_path / "volume")
+    assert (code, said) == (1, f"{tmp_path}/a\\nb: Input/output error")
+
+
+def test_init_makes_no_parents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A disk that is not plugged in must not be made up for by directories of its name."""
+    code, said = fails(capsys, "init", tmp_path / "disk" / "volume")
+    assert (code, said) == (2, f"there is no directory {tmp_path}/disk to make a volume in")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_init_does_not_overwrite_a_volume(volume_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,8 +240,21 @@ def test_a_passphrase_from_a_file(
     line_end: str,
 ) -> None:
     monkeypatch.delenv(passphrases.ENVIRONMENT_VARIABLE)
-    (tmp_path / "passphrase").write_bytes(PASSPHRASE + line_end.encode())
-    prints(capsys, "stats", volume_directory, "--passphrase-file", tmp_path / "passphrase")
+    file = tmp_path / "passphrase"
+    file.touch(0o600)
+    file.write_bytes(PASSPHRASE + line_end.encode())
+    prints(capsys, "stats", volume_directory, "--passphrase-file", file)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o602])
+def test_a_passphrase_in_a_file_of_everybody_is_taken_with_a_warning(
+    volume_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    file = tmp_path / "pass\nphrase"
+    file.write_bytes(PASSPHRASE)
+    file.chmod(mode)
+    assert main(["stats", str(volume_directory), "--passphrase-file", str(file)]) == 0
+    assert capsys.readouterr().err == f"dedupfs: {tmp_path}/pass\\nphrase is open to other users; chmod 600 closes it\n"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def new_file(tmp_path: Path) -> Path:
     file = tmp_path / "new passphrase"
+    file.touch(0o600)
     file.write_text(NEW + "\n")
     return file
 
@@ -57,6 +58,7 @@ def opens(capsys: pytest.CaptureFixture[str], volume: Path, passphrase: str) -> 
 
 def test_what_init_prints_opens_the_volume_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume, file = tmp_path / "volume", tmp_path / "key"
+    file.touch(0o600)
     file.write_text(prints(capsys, "init", volume))
     prints(capsys, "stats", volume, "--passphrase-file", file)
     file.write_text(file.read_text().replace("-", "\n").lower())
@@ -145,6 +147,7 @@ def test_recovery_keys_on_demand(volume_directory: Path, capsys: pytest.CaptureF
 
 def test_a_forgotten_passphrase_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str], new_file: Path) -> None:
     volume, paper = tmp_path / "volume", tmp_path / "paper"
+    paper.touch(0o600)
     paper.write_text(prints(capsys, "init", volume))
     by = ("--passphrase-file", paper, "--new-passphrase-file", new_file)
     assert fails(capsys, "key", "change", volume, *by)[0] == 2
@@ -227,6 +230,7 @@ def test_with_nothing_but_the_database_and_the_recovery_key_nothing_is_lost(
     try:
         mounted.mount()
         (mounted.path / "before").write_bytes(b"before")
+        paper.touch(0o600)
         paper.write_text(prints(capsys, "key", "add", mounted.path, "--recovery"))
         (mounted.path / "after").write_bytes(b"after")
         mounted.umount()

@@ -54,6 +54,7 @@ def test_what_mount_gives_to_its_helper() -> None:
 @pytest.fixture
 def fstab_mount(tmp_path: Path) -> Iterator[MountedVolume]:
     """A volume, and a file with its passphrase."""
+    (tmp_path / "key").touch(0o600)
     (tmp_path / "key").write_bytes(PASSPHRASE)
     mounted = MountedVolume(make_volume(tmp_path / "a volume, or two"), tmp_path / "mount", tmp_path / "log")
     yield mounted

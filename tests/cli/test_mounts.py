@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from dedupfs.cli import mounts, users
+from dedupfs.cli.names import printable
 from tests.mounting import (
     MountedVolume,
     command_line,
@@ -49,14 +50,31 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
 def test_a_second_mount_is_told_who_holds_the_volume(live: MountedVolume, tmp_path: Path) -> None:
     done = dedupfs("mount", live.volume, tmp_path)
     assert (done.returncode, done.stdout) == (4, "")
-    assert re.fullmatch(rf"dedupfs: {live.volume} is in use by process {live.pid} \(.+\)\n", done.stderr)
+    where = re.escape(printable(os.fsencode(live.path)))
+    in_use = rf"dedupfs: {live.volume} is in use by process {live.pid} \(.+\), mounted at {where}\n"
+    assert re.fullmatch(in_use, done.stderr)
     assert not os.path.ismount(tmp_path)
     assert (live.path / "notes.txt").read_bytes() == b"notes"
 
 
 def test_a_place_can_be_mounted_once(live: MountedVolume, tmp_path: Path) -> None:
     other = make_volume(tmp_path / "other")
-    assert dedupfs("mount", other, live.path).returncode == 2
+    done = dedupfs("mount", other, live.path)
+    where = printable(os.fsencode(live.path))
+    assert (done.returncode, done.stderr) == (2, f"dedupfs: {live.volume} is mounted at {where} already\n")
+
+
+def test_other_commands_that_need_the_volume_alone_are_told_where_it_is_mounted(live: MountedVolume) -> None:
+    for command in (("compact", live.volume), ("config", live.path, "label", "x"), ("import", __file__, live.volume)):
+        code, _, said = in_process(*command)
+        assert code == 4
+        assert said.endswith(f", mounted at {printable(os.fsencode(live.path))}\n")
+
+
+def test_a_directory_below_a_mountpoint_is_no_mountpoint(live: MountedVolume) -> None:
+    code, _, said = in_process("umount", live.path / "folder")
+    assert code == 2
+    assert said.endswith(f"; it lies below the mountpoint {printable(os.fsencode(live.path))}\n")
 
 
 @pytest.mark.parametrize("command", ["stats", "clusters"])

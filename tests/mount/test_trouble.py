@@ -224,8 +224,10 @@ def test_a_dead_mount_is_no_empty_folder(mounted: MountedVolume) -> None:
     mounted.kill(clear=False)
     with pytest.raises(OSError, match=r"not connected|connection abort"):
         list(mounted.path.iterdir())
-    done = dedupfs("stats", mounted.path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    for command in (("stats", mounted.path), ("mount", mounted.volume, mounted.path)):
+        done = dedupfs(*command)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "umount clears it away" in done.stderr
     assert dedupfs("umount", mounted.path).returncode == 0
     assert list(mounted.path.iterdir()) == []
     mounted.mount()

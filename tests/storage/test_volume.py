@@ -40,8 +40,8 @@ def committers() -> int:
 
 @pytest.mark.parametrize("policy", Policy)
 def test_what_was_chosen_is_kept(tmp_path: Path, policy: Policy) -> None:
-    create_volume(tmp_path / "new" / "volume", PASSPHRASE, Config(policy, CONFIG.label), CHEAP)
-    volume = reopen(tmp_path / "new" / "volume")
+    create_volume(tmp_path / "new", PASSPHRASE, Config(policy, CONFIG.label), CHEAP)
+    volume = reopen(tmp_path / "new")
     assert volume.config == Config(policy, CONFIG.label)
     volume.close()
 
