@@ -212,7 +212,7 @@ def opened(chromium: Browser, tmp_path: Path, groups: list[Group]) -> Browser:
     chromium.errors.clear()
     chromium.look(1280, 900)
     chromium.open(target)
-    chromium.wait("document.querySelector('.group') !== null")
+    chromium.wait("document.querySelector('.group, .none') !== null")
     return chromium
 
 
@@ -319,11 +319,21 @@ def test_five_thousand_groups_are_quick(chromium: Browser, tmp_path: Path) -> No
 
 
 @needs_browser
+def test_where_nothing_is_a_copy_there_is_nothing_to_filter(chromium: Browser, tmp_path: Path) -> None:
+    found = opened(chromium, tmp_path, [])
+    assert found.value("document.getElementById('groups').innerText") == "No file is a copy of another one."
+    assert not found.value("document.querySelector('.filters').checkVisibility()")
+
+
+@needs_browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_and_the_dark(chromium: Browser, tmp_path: Path, dark: bool) -> None:
     found = opened(chromium, tmp_path, [*one_group(b"a" * 200 + b"/" + b"b" * 250), *some_groups(5)])
     found.look(360, 740, dark=dark, phone=True)
     assert found.value("document.documentElement.scrollWidth") <= 360
+    # No figure of the chart is torn from its unit.
+    heights = found.value("[...document.querySelectorAll('.chart tbody tr')].map((row) => row.offsetHeight)")
+    assert max(heights) - min(heights) <= 1
     # The contrast of text as WCAG 2 counts it, for everything that has text of its own.
     worst = found.value(
         """(() => {

@@ -156,10 +156,11 @@ def _text(name: str) -> str:
 
 def figures_of(files: int, size_bytes: int, saved_bytes: int, groups: int) -> dict[str, str]:
     """Return the figures that every page shows."""
-    share = f" ({100 * saved_bytes / size_bytes:.1f} %)" if size_bytes else ""
+    share = f" ({100 * saved_bytes / size_bytes:.1f}\u00a0%)" if size_bytes else ""
     return {
         "files": f"{files:,}",
         "size": human_bytes(size_bytes),
-        "saved": human_bytes(saved_bytes) + share,
+        # On a phone the line breaks in front of the bracket, not before a unit.
+        "saved": human_bytes(saved_bytes).replace(" ", "\u00a0") + share,
         "groups": f"{groups:,}",
     }

@@ -22,7 +22,7 @@
     const units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let unit = 0;
     while (count >= 1000 && unit < units.length - 1) { count /= 1000; unit += 1; }
-    return `${unit ? count.toFixed(1) : count} ${units[unit]}`;
+    return `${unit ? count.toFixed(1) : count}\u00a0${units[unit]}`;
   }
 
   const count = (number, one, many) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
@@ -55,7 +55,8 @@
   }
 
   function facts(file) {
-    const look = file.format ? `${file.format.toUpperCase()} ${file.width} \u00d7 ${file.height}, ` : "";
+    const format = { webp: "WebP" }[file.format] ?? file.format?.toUpperCase();
+    const look = file.format ? `${format} ${file.width}\u00a0\u00d7\u00a0${file.height}, ` : "";
     return element("p", { class: "facts" }, look + bytes(file.size));
   }
 
@@ -215,4 +216,8 @@
     document.documentElement.style.setProperty("--filters", `${height + 8}px`);
   }).observe(bar);
   filter();
+  if (!groups.length) {
+    bar.hidden = true;
+    main.replaceChildren(element("p", { class: "none" }, "No file is a copy of another one."));
+  }
 })();
