@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 from dedupfs.cli.exitcodes import DONE
@@ -45,7 +46,8 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     try:
         import shtab
     except ImportError as exc:
-        raise UsageError("this needs shtab: pip install 'dedupfs[completion]', or pip install shtab") from exc
+        # Not the extra of the package by its name: what an index has under that name is not known here.
+        raise UsageError(f"this needs shtab: {sys.executable} -m pip install shtab") from exc
     for action in _actions(parser):
         if action.metavar in _DIRECTORIES:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
@@ -58,5 +60,8 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     for action in parser._actions:  # noqa: SLF001 -- argparse has no other way to its arguments
         yield action
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 -- the same
-            for below in action.choices.values():
+            short = {choice.dest: choice.help for choice in action._choices_actions}  # noqa: SLF001 -- the same
+            for name, below in action.choices.items():
+                # Shells show one line for each.
+                below.description = short[name]
                 yield from _actions(below)

@@ -1,4 +1,4 @@
-"""`dedupfs doctor`: whether this machine has what dedupfs needs, and what to do where it has not."""
+"""`dedupfs doctor`: whether this machine has what dedupfs, or one volume, needs, and what to do where it has not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import stat
 import sys
@@ -19,7 +20,9 @@ from pathlib import Path
 from PIL import features
 
 from dedupfs import __version__
+from dedupfs.cli import passphrase
 from dedupfs.cli.exitcodes import DONE, FAILED
+from dedupfs.cli.names import visible
 
 _FUSE_DEVICE = Path("/dev/fuse")
 _FUSE_CONFIGURATION = Path("/etc/fuse.conf")
@@ -39,7 +42,14 @@ _LIBRARIES = (
     *("cryptography", "fusepy", "imagehash", "lmdb", "numpy", "pillow", "pycryptodome", "scipy"),
     "pillow-heif",
 )
-_CODECS = (("JPEG", "jpg"), ("PNG", "zlib"), ("WebP", "webp"), ("AVIF", "avif"), ("TIFF", "libtiff"))
+_CODECS = (
+    ("JPEG", "jpg", "libjpeg_turbo"),
+    ("PNG", "zlib", "zlib_ng"),
+    ("WebP", "webp", "webp"),
+    ("AVIF", "avif", "avif"),
+    ("TIFF", "libtiff", "libtiff"),
+)
+"""Formats, what Pillow has to be made with for them, and what it calls the library whose version counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +69,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "doctor",
         help="see whether this machine has everything that is needed",
         description="Look for libfuse, fusermount, /dev/fuse, the kernel's part, Python libraries and picture codecs;"
-        " say what is missing and which command brings it. Exit code 1 when nothing can be mounted. Changes nothing.",
+        " say what is missing and which command brings it. With VOLUME also whether its renditions were made with the"
+        " same versions of the image libraries as are here. Exit code 1 when nothing can be mounted. Changes nothing.",
+    )
+    parser.add_argument(
+        "volume", metavar="VOLUME", type=Path, nargs="?", help="a volume's directory, or its mountpoint"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    passphrase.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Examine the machine."""
     findings = examine()
+    if options.volume is not None:
+        findings.append(_renditions(options))
     can_mount = all(finding.state != "missing" for finding in findings)
     if options.json:
         answer = {
@@ -160,13 +177,28 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _codecs() -> Iterator[Finding]:
-    for name, feature in _CODECS:
+    for name, feature, library in _CODECS:
         if features.check(feature):
-            version = features.version(feature)
-            yield Finding(f"{name} pictures", "ok", f"{feature} {version}" if version else "can be read and written")
+            # Not every Pillow is made with that library; then the version of the interface has to do.
+            known = ((each, features.version(each)) for each in (library, feature))
+            said = next((f"{each} {version}" for each, version in known if version), "can be read and written")
+            yield Finding(f"{name} pictures", "ok", said)
         else:
             lost = f"this Pillow lacks {feature}: {name} pictures are stored exactly"
             yield Finding(f"{name} pictures", "limited", lost, f"{_pip('pillow')} --force-reinstall --no-cache-dir")
+
+
+def _renditions(options: argparse.Namespace) -> Finding:
+    # What these import may be the very thing that is missing.
+    from dedupfs.cli.opened import opened
+    from dedupfs.ingest.renderer import LOOKED_AT, codecs, made_elsewhere
+
+    with opened(options) as found:
+        elsewhere = made_elsewhere(found.volume.contents.some(LOOKED_AT))
+    if elsewhere is None:
+        return Finding("renditions", "ok", f"none was made with other libraries than {codecs().decode()}")
+    remedy = f"dedupfs check --data {shlex.quote(visible(str(options.volume)))} draws each of them and compares"
+    return Finding("renditions", "limited", elsewhere, remedy)
 
 
 def _package_command() -> str:

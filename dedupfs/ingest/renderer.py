@@ -28,7 +28,7 @@ from dedupfs.storage.records import Exact, Layout, Rendition
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
-_LOOKED_AT = 500
+LOOKED_AT = 500
 """So many contents tell whether the libraries have changed since renditions were made; opening them takes 15 ms."""
 
 
@@ -71,7 +71,7 @@ class Renderer:
 
     def tell_of_other_libraries(self) -> None:
         """Warn in the log where renditions were made with other versions of the image libraries than are here."""
-        text = made_elsewhere(self._contents.some(_LOOKED_AT))
+        text = made_elsewhere(self._contents.some(LOOKED_AT))
         if text is not None:
             log.warning("%s; `dedupfs check --data` tells whether all of them can still be drawn", text)
 

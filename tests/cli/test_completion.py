@@ -27,6 +27,10 @@ def test_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str],
     script = capsys.readouterr().out
     for word in ("export", "import", "umount", "recovery", "passphrase-file", "idle-timeout"):
         assert word in script
+    if shell != "bash":
+        # Whoever presses Tab wants to read a line about each command, not its description.
+        assert "show what a volume holds and saves" in script
+        assert "as of its last commit" not in script
     if shutil.which(shell) is not None:
         (tmp_path / "script").write_text(script)
         done = subprocess.run([shell, "-n", tmp_path / "script"], capture_output=True, text=True, check=False)
@@ -74,5 +78,10 @@ def test_the_manual_page_is_sound(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert shown.stderr == ""
+    if shutil.which("mandoc") is not None:
+        linted = subprocess.run(
+            ["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True, check=False
+        )
+        assert (linted.returncode, linted.stdout) == (0, "")
     for word in ("dedupfs key add", "--idle-timeout MINUTES", "EXIT CODES", "near-identical pictures"):
         assert word.lower() in shown.stdout.lower()

@@ -6,6 +6,8 @@ import ctypes.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import features
 
 from dedupfs.cli import doctor
 from dedupfs.cli.main import main
+from dedupfs.ingest import renderer
 from tests.mounting import why_no_fuse
 
 
@@ -75,3 +78,27 @@ def test_it_prints_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("volumes can" if code == 0 else "nothing can")
     assert any(line.startswith("ok       Python") for line in lines)
+
+
+def test_it_tells_of_renditions_that_other_libraries_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = Path(__file__).parents[1] / "frozen" / "format-4"
+    about = json.loads((frozen / "tree.json").read_text())
+    monkeypatch.setenv("DEDUPFS_PASSPHRASE", about["passphrase"])
+    volume = shutil.copytree(frozen, tmp_path / "volume")
+    with monkeypatch.context() as patched:
+        patched.setattr(renderer, "codecs", lambda: b"Pillow 0.1")
+        main(["doctor", str(volume), "--json"])
+    finding = json.loads(capsys.readouterr().out)["findings"][-1]
+    assert (finding["name"], finding["state"]) == ("renditions", "limited")
+    assert "this is Pillow 0.1" in finding["text"]
+    assert finding["remedy"].startswith(f"dedupfs check --data {volume}")
+
+
+def test_it_needs_none_of_the_libraries_that_may_be_missing() -> None:
+    lacking = "import sys; sys.modules.update(dict.fromkeys(('lmdb', 'numpy', 'scipy', 'imagehash', 'fuse')))"
+    run = "from dedupfs.cli.main import main; sys.exit(main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", f"{lacking}; {run}"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert "libfuse 2" in done.stdout
