@@ -111,9 +111,12 @@ class Chunks:
         refs = self.references(chunk) or self._uncounted(0)
         self._put(transaction, chunk, refs.extents + 1, refs)
 
-    def heal(self, transaction: Transaction, prepared: PreparedChunk) -> None:
-        """Replace the damaged ciphertext of a chunk in use, where `prepare` found it damaged or missing."""
-        if prepared.sealed is not None and self.references(prepared.id) is not None:
+    def heal(self, transaction: Transaction, prepared: PreparedChunk, *, is_named: bool = False) -> None:
+        """Replace the ciphertext of a chunk in use, where `prepare` found it damaged or missing.
+
+        With `is_named` a content is known to name it: its count may be missing too, and is damaged from then on.
+        """
+        if prepared.sealed is not None and (is_named or self.references(prepared.id) is not None):
             transaction.put(records.CHUNKS, prepared.id, prepared.sealed)
 
     def unlink(self, transaction: Transaction, chunk: ChunkId) -> None:

@@ -186,8 +186,9 @@ class Contents:
         What is there already keeps its way of being stored and its state.
         """
         content_id = self.identify(prepared.layout)
-        if self.sound(content_id) is not None:
-            self._heal(transaction, prepared)
+        found = self.sound(content_id)
+        if found is not None:
+            self._heal(transaction, prepared, is_named=isinstance(found, Exact))
             return content_id
         content = Exact(prepared.layout, state)
         refs = self.references(content_id)
@@ -371,10 +372,10 @@ class Contents:
             else:
                 self._chunks.link_again(transaction, chunk)
 
-    def _heal(self, transaction: Transaction, prepared: PreparedLayout) -> None:
+    def _heal(self, transaction: Transaction, prepared: PreparedLayout, *, is_named: bool = False) -> None:
         """Put fresh ciphertexts in the place of damaged ones that the content, or any other, rests on."""
         for chunk in prepared.fresh.values():
-            self._chunks.heal(transaction, chunk)
+            self._chunks.heal(transaction, chunk, is_named=is_named)
 
 
 def _pieces(data: bytes, cuts: Sequence[int]) -> Iterator[tuple[int, memoryview]]:

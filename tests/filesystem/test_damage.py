@@ -103,23 +103,26 @@ def reads(core: Core, *names: bytes) -> None:
 
 # Healing
 
-HURT: dict[str, tuple[Table, Callable[[bytes], bytes | None]]] = {
-    "a chunk is damaged": (records.CHUNKS, flipped),
-    "a chunk is missing": (records.CHUNKS, gone),
-    "its record is damaged": (records.CONTENTS, flipped),
-    "its record is missing": (records.CONTENTS, gone),
+HURT: dict[str, tuple[list[Table], Callable[[bytes], bytes | None]]] = {
+    "a chunk is damaged": ([records.CHUNKS], flipped),
+    "a chunk is missing": ([records.CHUNKS], gone),
+    "bytes are missing with their count": ([records.CHUNKS, records.CHUNK_REFS], gone),
+    "its record is damaged": ([records.CONTENTS], flipped),
+    "its record is missing": ([records.CONTENTS], gone),
 }
 
 
 @pytest.fixture(params=HURT)
 def hurt(request: pytest.FixtureRequest, damaged: Damaged) -> str:
     """Hurt the photo that two names and a rendition rest on, and say how."""
-    table, change = HURT[request.param]
+    tables, change = HURT[request.param]
     volume = opened_volume(damaged.directory)
     content = volume.contents.get(damaged.photo)
     volume.close()
-    key = layout_of(content).extents[0].chunk if table is records.CHUNKS else damaged.photo
-    damaged.change(table, key, change)
+    for table in tables:
+        damaged.change(
+            table, damaged.photo if table is records.CONTENTS else layout_of(content).extents[0].chunk, change
+        )
     return str(request.param)
 
 
