@@ -6,6 +6,8 @@ several threads at once: the lock of its open file guards it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from typing import Protocol
 
 from dedupfs.storage.chunks import CHUNK_BYTES
@@ -74,6 +76,8 @@ class Spool:
         """The base's bytes count up to here; a file that was cut and grew again has zero bytes behind."""
         self._blocks: dict[int, bytearray] = {}
         """By number, CHUNK_BYTES apart; a block may end early, and what is missing is zero."""
+        self._cleared: set[int] = set()
+        """Blocks of the base that read as zero bytes."""
 
     @property
     def memory_bytes(self) -> int:
@@ -121,8 +125,8 @@ class Spool:
     def truncate(self, size: int) -> None:
         """Cut, or grow with zero bytes."""
         if size < self.size:
-            self._base_limit = min(self._base_limit, size)
             last, keep = divmod(size, CHUNK_BYTES)
+            self._base_limit = min(self._base_limit, size)
             for number in [number for number in self._blocks if number >= last]:
                 if number > last or not keep:
                     del self._blocks[number]
@@ -131,17 +135,22 @@ class Spool:
         self.size = size
 
     def clear(self, offset: int, length: int) -> None:
-        """Let a range read as zero bytes; the size stays."""
+        """Let a range read as zero bytes; the size stays. The cost grows with what it holds, not with its length."""
         end = min(offset + length, self.size)
-        while offset < end:
-            number, start = divmod(offset, CHUNK_BYTES)
-            taken = min(CHUNK_BYTES - start, end - offset)
-            if taken == CHUNK_BYTES or (not start and offset + taken == self.size):
-                self._blocks[number] = bytearray()
-            else:
-                block = self._writable(number, whole=False)
-                block[start : start + taken] = bytes(max(0, min(taken, len(block) - start)))
-            offset += taken
+        if offset >= end:
+            return
+        first = -(-offset // CHUNK_BYTES)
+        behind = -(-end // CHUNK_BYTES) if end == self.size else end // CHUNK_BYTES
+        if behind < first:
+            self._clear_within(first - 1, offset, end)
+            return
+        if offset < first * CHUNK_BYTES:
+            self._clear_within(first - 1, offset, min(end, first * CHUNK_BYTES))
+        if end > behind * CHUNK_BYTES:
+            self._clear_within(behind, behind * CHUNK_BYTES, end)
+        for number in [number for number in self._blocks if first <= number < behind]:
+            del self._blocks[number]
+        self._cleared.update(self._base_blocks(first, behind))
 
     def data(self) -> bytes:
         """Return all bytes; only for files that fit into memory."""
@@ -153,6 +162,7 @@ class Spool:
             self._writable(number, whole=False)
         self._base = EmptySource()
         self._base_limit = 0
+        self._cleared.clear()
 
     def prepare(self, contents: Contents) -> PreparedLayout:
         """Seal the written blocks and describe the whole; what was not written keeps its chunks.
@@ -189,6 +199,15 @@ class Spool:
         self._base = base
         self._base_limit = base.size
         self._blocks.clear()
+        self._cleared.clear()
+
+    def _clear_within(self, number: int, offset: int, end: int) -> None:
+        """Clear a part of one block."""
+        block = self._writable(number, whole=False)
+        start = offset - number * CHUNK_BYTES
+        taken = min(end - offset, len(block) - start)
+        if taken > 0:
+            block[start : start + taken] = bytes(taken)
 
     def _writable(self, number: int, *, whole: bool) -> bytearray:
         block = self._blocks.get(number)
@@ -199,15 +218,28 @@ class Spool:
 
     def _read_base(self, offset: int, size: int) -> bytes:
         size = min(size, self._base_limit - offset)
-        return self._base.read(offset, size) if size > 0 else b""
+        return self._base.read(offset, size) if size > 0 and offset // CHUNK_BYTES not in self._cleared else b""
+
+    def _base_blocks(self, first: int, behind: int) -> Iterator[int]:
+        """Yield the numbers of blocks in a range of them in which the base holds something."""
+        layout = self._base.layout
+        if layout is None:
+            yield from range(first, min(behind, -(-self._base_limit // CHUNK_BYTES)))
+            return
+        extents = layout.extents
+        at = max(0, bisect_right(extents, first * CHUNK_BYTES, key=lambda extent: extent.offset) - 1)
+        while at < len(extents) and extents[at].offset < behind * CHUNK_BYTES:
+            extent = extents[at]
+            yield from range(max(first, extent.offset // CHUNK_BYTES), min(behind, (extent.end - 1) // CHUNK_BYTES + 1))
+            at += 1
 
     def _kept_extents(self) -> dict[int, list[Extent] | None]:
         """Return the base's extents by block; None for a block whose bytes must be sealed again."""
         layout = self._base.layout
         kept: dict[int, list[Extent] | None] = {}
         if layout is None:
-            return dict.fromkeys(range(-(-self._base_limit // CHUNK_BYTES)))
-        for extent in layout.extents:
+            kept.update(dict.fromkeys(range(-(-self._base_limit // CHUNK_BYTES))))
+        for extent in layout.extents if layout is not None else ():
             first, last = extent.offset // CHUNK_BYTES, (extent.end - 1) // CHUNK_BYTES
             if first == last and extent.end <= self._base_limit:
                 held = kept.setdefault(first, [])
@@ -215,4 +247,4 @@ class Spool:
                     held.append(extent)
             else:
                 kept.update(dict.fromkeys(range(first, last + 1)))
-        return kept
+        return {number: held for number, held in kept.items() if number not in self._cleared}

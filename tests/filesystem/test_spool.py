@@ -150,3 +150,16 @@ def test_a_stretch_of_zero_bytes_takes_no_chunk() -> None:
     spool.write(0, bytes(5 * BLOCK))
     spool.truncate(100 * BLOCK)
     assert _saved(spool, contents) == PreparedLayout(Layout(100 * BLOCK, ()), {})
+
+
+def test_clearing_costs_what_a_file_holds_and_not_what_it_is_long() -> None:
+    contents = PlainContents()
+    spool = Spool(LayoutSource(contents, contents.cut(bytes(range(1, 81)), 0)))  # type: ignore[arg-type]
+    spool.truncate(1 << 50)
+    spool.write(1 << 40, b"far")
+    spool.clear(3, 1 << 50)
+    assert spool.memory_bytes <= BLOCK
+    assert spool.read(0, 80) == b"\1\2\3" + bytes(77)
+    assert spool.read(1 << 40, 3) == bytes(3)
+    layout = _saved(spool, contents).layout
+    assert layout == Layout(1 << 50, (Extent(0, BLOCK, ChunkId(b"\1\2\3" + bytes(BLOCK - 3))),))
