@@ -590,11 +590,19 @@ class Files:
                     self._forget(file)
 
     def _relieve(self) -> None:
-        """Store the files that have waited longest until the spools are within their budget."""
+        """Store the files that have waited longest until the spools are within their budget.
+
+        One that cannot be stored is no reason to refuse what is written to another.
+        """
         for file in self._in_memory():
             if self._spooled_bytes <= self._budget_bytes:
                 return
-            self._save_if_unsaved(file)
+            try:
+                self._save_if_unsaved(file)
+            except StoreError:
+                raise
+            except DedupfsError as exc:
+                log.error("inode %d could not be stored yet: %s", file.inode, exc)
 
     def _open_and_empty(self) -> list[OpenFile]:
         with self._store.lock:

@@ -123,9 +123,12 @@ class Spool:
         self.size = max(self.size, offset)
 
     def truncate(self, size: int) -> None:
-        """Cut, or grow with zero bytes."""
+        """Cut, or grow with zero bytes. Raises IntegrityError where a cut goes through a damaged chunk."""
         if size < self.size:
             last, keep = divmod(size, CHUNK_BYTES)
+            if keep and size < self._base_limit:
+                # What is left of it is sealed anew; if it cannot be read, this must fail and not every attempt to save.
+                self._writable(last, whole=False)
             self._base_limit = min(self._base_limit, size)
             for number in [number for number in self._blocks if number >= last]:
                 if number > last or not keep:

@@ -142,6 +142,28 @@ def test_a_file_that_cannot_be_stored_takes_no_other_along(
     assert_sound(core)
 
 
+def test_a_file_that_cannot_be_stored_keeps_nobody_from_writing_another(
+    volume_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = Core(volume_directory, budget_bytes=0)
+    damaged, handle = core.filesystem.create(ROOT, b"damaged", 0o644, 0, 0)
+    core.files.write(handle, 0, b"damaged")
+    prepare_chunk = core.volume.contents.prepare_chunk
+
+    def refuse(data: bytes) -> object:
+        if data == b"damaged":
+            raise IntegrityError("damaged")
+        return prepare_chunk(data)
+
+    monkeypatch.setattr(core.volume.contents, "prepare_chunk", refuse)
+    core.put(b"sound", b"sound")
+    core.filesystem.sync()
+    assert core.read(b"sound") == b"sound"
+    assert f"inode {damaged} could not be stored yet: damaged" in caplog.text
+    monkeypatch.undo()
+    core.filesystem.close()
+
+
 def test_a_removed_file_that_was_open_is_gone(volume_directory: Path) -> None:
     def happens(core: Core) -> None:
         core.put(b"file", b"bytes" * 1000, fsync=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dedupfs.errors import IntegrityError
 from dedupfs.filesystem import spool as spools
 from dedupfs.filesystem.spool import EmptySource, LayoutSource, Spool
 from dedupfs.model import ChunkId
@@ -163,3 +164,26 @@ def test_clearing_costs_what_a_file_holds_and_not_what_it_is_long() -> None:
     assert spool.read(1 << 40, 3) == bytes(3)
     layout = _saved(spool, contents).layout
     assert layout == Layout(1 << 50, (Extent(0, BLOCK, ChunkId(b"\1\2\3" + bytes(BLOCK - 3))),))
+
+
+def test_a_cut_through_a_damaged_chunk_fails_at_once() -> None:
+    """Otherwise the file could never be stored."""
+    contents = PlainContents()
+    layout = contents.cut(bytes(range(1, 81)), 0)
+    del contents.chunks[layout.extents[2].chunk]
+    spool = Spool(DamagedSource(contents, layout))  # type: ignore[arg-type]
+    with pytest.raises(IntegrityError):
+        spool.truncate(2 * BLOCK + 5)
+    assert spool.size == 80
+    spool.truncate(2 * BLOCK)
+    assert _saved(spool, contents).layout.size == 2 * BLOCK
+
+
+class DamagedSource(LayoutSource):
+    """Tells of a missing chunk as a store does."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            return super().read(offset, size)
+        except KeyError as exc:
+            raise IntegrityError("a chunk is missing") from exc
