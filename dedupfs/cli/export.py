@@ -15,7 +15,7 @@ from dedupfs.errors import StoreError, UsageError
 from dedupfs.filesystem.copy_out import CopyOut
 from dedupfs.filesystem.opening import open_filesystem, processors
 from dedupfs.filesystem.process import prepare_process
-from dedupfs.storage.volume import lock_directory, open_volume, unlock
+from dedupfs.storage.volume import keep_writers_out, open_volume, unlock
 
 _DESCRIPTION = """\
 Copy everything that VOLUME holds into the directory DEST, which is made when it does not exist. Needs neither a mount
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     volume_key = unlock(directory, passphrase.read(options))
     prepare_process()
     # Beside a writer, a file that changes meanwhile would look like a damaged one.
-    lock = lock_directory(directory)
+    lock = keep_writers_out(directory)
     try:
         volume = open_volume(directory, volume_key, read_only=True, whatever_state=True)
         metadata, total = volume.metadata, volume.store.counters.get("logical_bytes", 0)
@@ -85,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
         finally:
             filesystem.close()
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
     _sync(destination)
     print(json.dumps(copied.as_json(done), indent=2) if options.json else copied.as_text(done, "exported"))
     return copied.exit_code(done)

@@ -23,7 +23,7 @@ from dedupfs.mount.idle import IdleWatch
 from dedupfs.mount.operations import Operations
 from dedupfs.mount.requests import Requests
 from dedupfs.mount.session import Session
-from dedupfs.storage.volume import open_volume
+from dedupfs.storage.volume import keep_writers_out, open_volume
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,13 @@ def serve(
         ready: called when the kernel has had its first answer.
         idle_seconds: how long nobody may have used it before it unmounts itself; None for ever.
     Raises:
-        StoreError, IntegrityError: the volume cannot be opened, or its last changes could not be written.
+        StoreLockedError: somebody else writes to the volume.
+        StoreError, IntegrityError: it cannot be opened, or its last changes could not be written.
         UsageError: libfuse refused to mount.
     """
     prepare_process()
+    # The kernel keeps what it has read for good: a file that somebody changed would be cut off where it used to end.
+    lock = keep_writers_out(directory) if read_only else None
     volume = open_volume(directory, volume_key, read_only=read_only)
     # A damaged one is served for reading whatever was asked.
     read_only = volume.store.read_only
@@ -86,6 +89,8 @@ def serve(
             signal.signal(number, signal.SIG_IGN)
         operations.finish()
         filesystem.close()
+        if lock is not None:
+            os.close(lock)
         if not read_only:
             ending.note_good_end(directory)
 

@@ -343,14 +343,17 @@ def _remove_leftovers(directory: Path) -> None:
         log.warning("what a compaction has left in %s cannot be removed: %s", directory, exc.strerror)
 
 
-def lock_directory(directory: Path) -> int:
-    """Take the writer's lock and return the descriptor that holds it. Raises StoreLockedError, StoreError."""
+def lock_directory(directory: Path, *, shared: bool = False) -> int:
+    """Take the writer's lock and return the descriptor that holds it; a shared one keeps nobody out but writers.
+
+    Raises StoreLockedError, StoreError.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as exc:
         raise StoreError(f"cannot open {directory}: {exc.strerror}") from exc
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as exc:
         holder = _holder(descriptor)
         os.close(descriptor)
@@ -359,6 +362,20 @@ def lock_directory(directory: Path) -> int:
         os.close(descriptor)
         raise StoreError(f"cannot lock {directory}: {exc.strerror}") from exc
     return descriptor
+
+
+def keep_writers_out(directory: Path) -> int | None:
+    """Return a descriptor that keeps writers out, and no readers; None on a medium without locks.
+
+    Raises StoreLockedError.
+    """
+    try:
+        return lock_directory(directory, shared=True)
+    except StoreLockedError:
+        raise
+    except StoreError as exc:
+        log.warning("nothing keeps others from writing to the volume meanwhile: %s", exc)
+        return None
 
 
 def _holder(descriptor: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import resource
 import signal
 import struct
@@ -494,6 +495,29 @@ def test_a_read_only_mount_refuses_every_change(mounted: MountedVolume) -> None:
             change()
     mounted.umount()
     assert (mounted.volume / "data.mdb").read_bytes() == before
+
+
+def test_nobody_writes_beside_a_read_only_mount(mounted: MountedVolume, tmp_path: Path) -> None:
+    """The kernel would go on believing in the sizes that it has, and cut a new photo where the old one ended."""
+    (mounted.path / "file").write_bytes(b"bytes")
+    mounted.settle()
+    other = MountedVolume(mounted.volume, tmp_path / "other", tmp_path / "other-log")
+    done = dedupfs("mount", mounted.volume, other.path, "--read-only")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert re.fullmatch(rf"dedupfs: {mounted.volume} is in use by process {mounted.pid} \(.+\)\n", done.stderr)
+    mounted.umount()
+    try:
+        other.mount("--read-only")
+        mounted.mount("--read-only")
+        assert (mounted.path / "file").read_bytes() == (other.path / "file").read_bytes() == b"bytes"
+        mounted.umount()
+        done = dedupfs("mount", mounted.volume, mounted.path)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert f"in use by process {other.pid}" in done.stderr
+        other.umount()
+        mounted.mount()
+    finally:
+        other.destroy()
 
 
 def test_a_volume_that_was_never_mounted_is_not_mounted_for_reading(tmp_path: Path) -> None:

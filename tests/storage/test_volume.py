@@ -28,7 +28,7 @@ from dedupfs.storage.header import BACKUP_FILE, HEADER_FILE
 from dedupfs.storage.lmdb_engine import DATA_FILE
 from dedupfs.storage.records import INODES, VOLUME, Config
 from dedupfs.storage.store import Store
-from dedupfs.storage.volume import Volume, create_volume, lock_directory, open_volume, unlock
+from dedupfs.storage.volume import Volume, create_volume, keep_writers_out, lock_directory, open_volume, unlock
 from tests.conftest import CHEAP, PASSPHRASE, reopen
 
 CONFIG = Config(Policy.OFF, "Fotos 2016 \N{SNOWFLAKE}")
@@ -206,6 +206,19 @@ def test_a_writer_in_another_process_is_named(volume_directory: Path) -> None:
     reopen(volume_directory).close()
 
 
+def test_readers_keep_out_writers_and_not_each_other(volume_directory: Path) -> None:
+    readers = [keep_writers_out(volume_directory) for _ in range(2)]
+    with pytest.raises(StoreLockedError, match=rf"process {os.getpid()} \("):
+        reopen(volume_directory)
+    for reader in readers:
+        assert reader is not None
+        os.close(reader)
+    volume = reopen(volume_directory)
+    with pytest.raises(StoreLockedError):
+        keep_writers_out(volume_directory)
+    volume.close()
+
+
 def test_the_lock_goes_with_the_volume(volume_directory: Path) -> None:
     for _ in range(2):
         reopen(volume_directory).close()
@@ -219,3 +232,4 @@ def test_a_disk_without_locks_is_no_other_writer(tmp_path: Path, monkeypatch: py
     with pytest.raises(StoreError, match="No locks") as told:
         lock_directory(tmp_path)
     assert not isinstance(told.value, StoreLockedError)
+    assert keep_writers_out(tmp_path) is None
