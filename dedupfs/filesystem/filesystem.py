@@ -28,6 +28,7 @@ from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
 from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, Lost, Namespace
 from dedupfs.filesystem.policies import Policies
+from dedupfs.filesystem.privileges import Privileges
 from dedupfs.filesystem.recovery import has_root, make_root, recover
 from dedupfs.filesystem.statistics import statistics
 from dedupfs.filesystem.undo import Undo
@@ -86,7 +87,8 @@ class FileSystem:
         policies = Policies(volume, whereabouts)
         self.files = Files(volume, self._inodes, pipeline, renderer, policies, spool_budget_bytes)
         self._undo = Undo(volume, self._inodes, self.files, pipeline, renderer)
-        self._xattrs = Xattrs(volume, self._inodes, self.files, whereabouts)
+        self.privileges = Privileges(volume, self._inodes, self.files)
+        self._xattrs = Xattrs(volume, self._inodes, self.files, self.privileges, whereabouts)
         if not self._store.read_only:
             self._metadata.mend_numbers()
             make_root(volume, self._inodes, os.getuid(), os.getgid())
@@ -224,6 +226,7 @@ class FileSystem:
         with self._store.transaction() as transaction:
             kind = stat.S_IFMT(self._metadata.inode(number).mode)
             self._inodes.change(transaction, number, mode=kind | mode & PERMISSION_BITS)
+            self.privileges.note(number)
 
     def set_owner(self, number: InodeNo, uid: int | None, gid: int | None) -> None:
         """Set owner and group; None leaves one alone."""

@@ -36,6 +36,8 @@ class OpenFile:
     mtime_ns: int | None = None
     """Set while it differs from the record."""
     ctime_ns: int | None = None
+    privileged: bool = True
+    """It may have privileges that a write takes away; see Privileges."""
     queued: bool = False
     """Its bytes wait for a decision."""
 

@@ -22,6 +22,7 @@ from dedupfs.filesystem.files import Files
 from dedupfs.filesystem.inodes import Inodes
 from dedupfs.filesystem.namespace import NAME_MAX_BYTES
 from dedupfs.filesystem.policies import parse
+from dedupfs.filesystem.privileges import Privileges
 from dedupfs.filesystem.survey import kind_of
 from dedupfs.filesystem.whereabouts import Whereabouts
 from dedupfs.model import InodeNo
@@ -43,12 +44,15 @@ REPRESENTATIVE_XATTR = b"user.dedupfs.representative"
 class Xattrs:
     """Extended attributes of the inodes of one volume. Any thread."""
 
-    def __init__(self, volume: Volume, inodes: Inodes, files: Files, whereabouts: Whereabouts) -> None:
+    def __init__(
+        self, volume: Volume, inodes: Inodes, files: Files, privileges: Privileges, whereabouts: Whereabouts
+    ) -> None:
         self._volume = volume
         self._store = volume.store
         self._metadata = volume.metadata
         self._inodes = inodes
         self._files = files
+        self._privileges = privileges
         self._whereabouts = whereabouts
 
     def get(self, number: InodeNo, name: bytes) -> bytes:
@@ -97,6 +101,7 @@ class Xattrs:
                 raise AttributeTooLargeError(f"an inode has at most {XATTR_TOTAL_MAX_BYTES} bytes of attributes")
             self._metadata.put_xattr(transaction, number, Xattr(name, value))
             self._inodes.change(transaction, number)
+            self._privileges.note(number)
 
     def remove(self, number: InodeNo, name: bytes) -> None:
         """Remove an attribute. Raises NoAttributeError, and NotPermittedError for those of dedupfs."""

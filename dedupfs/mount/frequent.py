@@ -1,7 +1,7 @@
 """Frequent requests, answered straight from the kernel's own format, past libfuse.
 
-Reading, writing and what every write asks for beside it (the kernel looks for `security.capability` first) carry nearly
-all of a copy. Through libfuse each of them is a call into C, a callback into Python with its arguments converted one by
+Reading, writing and what a write asks for beside it (the kernel looks for `security.capability` first) carry nearly all
+of a copy. Through libfuse each of them is a call into C, a callback into Python with its arguments converted one by
 one, a copy of the bytes that were written, and another call into C with the answer. Here a request is unpacked where
 the kernel has put it, what is written is read from there, and the answer is one system call.
 
@@ -30,6 +30,8 @@ _ANSWER = struct.Struct("=IiQ")  # length, negative errno, number of the request
 _TRANSFER = struct.Struct("=QQIIQII")  # of read and write: handle, offset, size, flags, lock owner, open flags, unused
 _HANDLE = struct.Struct("=Q")  # what release begins with
 _SIZE = struct.Struct("=II")  # of getxattr: room offered, unused; of the answers to it and to write: a length, unused
+_KILL_BITS = 1 << 2
+"""In the flags of a write (FUSE_WRITE_KILL_SUIDGID): the writer may not keep a set-user-ID bit."""
 _READ, _WRITE, _RELEASE, _GETXATTR = 15, 16, 18, 22
 
 
@@ -69,9 +71,10 @@ class Frequent:
         return self._operations.read(handle, offset, size)
 
     def _write(self, inode: int, body: memoryview) -> bytes:
-        handle, offset, size, *_ = _TRANSFER.unpack_from(body)
+        handle, offset, size, flags, *_ = _TRANSFER.unpack_from(body)
         data = body[_TRANSFER.size : _TRANSFER.size + size]
-        return _SIZE.pack(self._operations.write(handle, offset, data), 0)
+        written = self._operations.write(handle, offset, data, privileged=not flags & _KILL_BITS)
+        return _SIZE.pack(written, 0)
 
     def _release(self, inode: int, body: memoryview) -> bytes:
         self._operations.release(*_HANDLE.unpack_from(body))

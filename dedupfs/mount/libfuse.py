@@ -78,6 +78,22 @@ CAN_EXPORT = 1 << 4
 """FUSE_CAP_EXPORT_SUPPORT: lookup answers for . and .., so that the kernel finds inodes again that it has forgotten."""
 
 
+class Piece(ctypes.Structure):
+    """struct iovec, of bytes to be read from anywhere."""
+
+    _fields_ = [("start", c_void_p), ("length", c_size_t)]
+
+
+SEND = CFUNCTYPE(c_int, c_void_p, POINTER(Piece), c_size_t)
+"""Gets a channel, and the pieces of an answer with their number; returns 0 or a negative errno."""
+
+
+class ChannelOperations(ctypes.Structure):
+    """struct fuse_chan_ops, for a channel that is only answered on."""
+
+    _fields_ = [("receive", c_void_p), ("send", SEND), ("destroy", c_void_p)]
+
+
 class ForgetData(ctypes.Structure):
     """struct fuse_forget_data."""
 
@@ -184,8 +200,9 @@ session_exit = _declared(_waiting, "fuse_session_exit", None, c_void_p)
 session_exited = _declared(_quick, "fuse_session_exited", c_int, c_void_p)
 session_process = _declared(_quick, "fuse_session_process", None, c_void_p, c_void_p, c_size_t, c_void_p)
 chan_recv = _declared(_waiting, "fuse_chan_recv", c_int, POINTER(c_void_p), c_void_p, c_size_t)
+chan_new = _declared(_quick, "fuse_chan_new", c_void_p, POINTER(ChannelOperations), c_int, c_size_t, c_void_p)
+chan_destroy = _declared(_quick, "fuse_chan_destroy", None, c_void_p)
 chan_fd = _declared(_quick, "fuse_chan_fd", c_int, c_void_p)
-chan_bufsize = _declared(_quick, "fuse_chan_bufsize", c_size_t, c_void_p)
 
 _writev = _declared(ctypes.PyDLL(None, use_errno=True), "writev", c_ssize_t, c_int, c_void_p, c_int)
 

@@ -62,7 +62,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Attributes to be set; None leaves one alone. Times in nanoseconds."""
+    """Attributes to be set; None leaves one alone. Times in nanoseconds.
+
+    `privileged` says that whoever asks may cut a file that keeps its set-user-ID bit.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -70,6 +73,12 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    privileged: bool = False
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is to be set: the kernel has privileges taken from a file, no more."""
+        return self == Changes(privileged=self.privileged)
 
 
 class Operations:
@@ -201,6 +210,10 @@ class Operations:
 
     def setattr(self, number: InodeNo, changes: Changes) -> Attributes:
         """Change attributes and return all of them."""
+        if changes.uid is not None or changes.gid is not None:
+            self._filesystem.privileges.drop(number, bits=True)
+        elif changes.size is not None or changes.is_none:
+            self._filesystem.privileges.drop(number, bits=not changes.privileged)
         if changes.size is not None:
             self._filesystem.truncate(number, changes.size)
         self._filesystem.set_attributes(
@@ -279,16 +292,18 @@ class Operations:
         self.traffic.has_read(len(data))
         return data
 
-    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
-        """Write, and return the number of bytes."""
+    def write(self, handle: int, offset: int, data: bytes | memoryview, *, privileged: bool = True) -> int:
+        """Write, and return the number of bytes. Whoever is not privileged may not keep a set-user-ID bit there."""
+        self._filesystem.privileges.before_write(handle, bits=not privileged)
         written = self._files.write(handle, offset, data)
         self.traffic.has_written(written)
         return written
 
-    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
-        """Make room for bytes to come, or zero bytes of what is there."""
+    def fallocate(self, handle: int, mode: int, offset: int, length: int, *, privileged: bool) -> None:
+        """Make room for bytes to come, or zero bytes of what is there; `privileged` as in `write`."""
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
             raise NotSupportedError("a file cannot lose or gain bytes in its middle here")
+        self._filesystem.privileges.before_write(handle, bits=not privileged)
         clear = bool(mode & (_PUNCH_HOLE | _ZERO_RANGE))
         self._files.allocate(handle, offset, length, clear=clear, keep_size=bool(mode & _KEEP_SIZE))
 

@@ -160,7 +160,7 @@ class Requests:
 
     @_answered
     def setattr(self, request: int, number: int, wanted: int, which: int, info: int | None) -> None:
-        changes = _changes(libfuse.Stat.from_address(wanted), which)
+        changes = _changes(libfuse.Stat.from_address(wanted), which, privileged=_is_privileged(_caller(request)))
         libfuse.reply_attr(request, _stat(self._operations.setattr(InodeNo(number), changes)), CACHE_SECONDS)
 
     @_answered
@@ -216,7 +216,9 @@ class Requests:
 
     @_answered
     def fallocate(self, request: int, number: int, mode: int, offset: int, length: int, info: int) -> None:
-        self._operations.fallocate(libfuse.FileInfo.from_address(info).fh, mode, offset, length)
+        privileged = _is_privileged(_caller(request))
+        handle = libfuse.FileInfo.from_address(info).fh
+        self._operations.fallocate(handle, mode, offset, length, privileged=privileged)
         libfuse.reply_err(request, 0)
 
     @_answered
@@ -228,6 +230,14 @@ class Requests:
 def _caller(request: int) -> Caller:
     context = libfuse.request_context(request).contents
     return Caller(context.uid, context.gid)
+
+
+def _is_privileged(caller: Caller) -> bool:
+    """Whether somebody may change a file that keeps its set-user-ID bit.
+
+    libfuse does not pass on what the kernel says of that, and only root has the capability without being given it.
+    """
+    return caller.uid == 0
 
 
 def _stat(attributes: Attributes) -> libfuse.Stat:
@@ -250,7 +260,7 @@ def _entry(attributes: Attributes) -> libfuse.EntryParam:
     return libfuse.EntryParam(attributes.inode, _GENERATION, _stat(attributes), CACHE_SECONDS, CACHE_SECONDS)
 
 
-def _changes(wanted: libfuse.Stat, which: int) -> Changes:
+def _changes(wanted: libfuse.Stat, which: int, *, privileged: bool) -> Changes:
     def chosen(flag: int, value: int) -> int | None:
         return value if which & flag else None
 
@@ -266,6 +276,7 @@ def _changes(wanted: libfuse.Stat, which: int) -> Changes:
         size=chosen(libfuse.SET_SIZE, wanted.st_size),
         atime_ns=time_ns(libfuse.SET_ATIME, libfuse.SET_ATIME_NOW, wanted.st_atimespec),
         mtime_ns=time_ns(libfuse.SET_MTIME, libfuse.SET_MTIME_NOW, wanted.st_mtimespec),
+        privileged=privileged,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
+import mmap
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from types import FrameType
 
 from dedupfs.errors import UsageError
 from dedupfs.mount import libfuse
+from dedupfs.mount.greeting import REQUEST_BYTES, greet, is_greeting
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Session:
         previous[_WAKE] = signal.signal(_WAKE, lambda number, frame: None)
         threads = [threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True) for number in range(THREADS)]
         try:
+            self._greet()
             for thread in threads:
                 thread.start()
             self._ended.wait()
@@ -102,15 +105,26 @@ class Session:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._ended.set()
 
+    def _greet(self) -> None:
+        """Answer the first request, before which the kernel has no other."""
+        buffer, view = _room()
+        channel = ctypes.c_void_p(self._channel)
+        while not self._ended.is_set():
+            received = libfuse.chan_recv(ctypes.byref(channel), buffer, REQUEST_BYTES)
+            if received > 0 and is_greeting(view):
+                greet(self._session, buffer, received, libfuse.chan_fd(self._channel))
+                return
+            if received not in (-errno.EINTR, -errno.EAGAIN):
+                log.error("the kernel does not begin: %s", os.strerror(max(0, -received)))
+                self._ended.set()
+
     def _work(self) -> None:
-        size = libfuse.chan_bufsize(self._channel)
-        buffer = ctypes.create_string_buffer(size)
-        view = memoryview(buffer).cast("B")
+        buffer, view = _room()
         channel = ctypes.c_void_p(self._channel)
         me = threading.get_ident()
         while not libfuse.session_exited(self._session):
             self._receiving.add(me)
-            received = libfuse.chan_recv(ctypes.byref(channel), buffer, size)
+            received = libfuse.chan_recv(ctypes.byref(channel), buffer, REQUEST_BYTES)
             self._receiving.discard(me)
             if received > 0:
                 if self._answer(view[:received]):
@@ -145,3 +159,9 @@ def _standard_error() -> Iterator[Callable[[], str]]:
 
 def _option(name: str, value: str | bool) -> bytes:
     return os.fsencode(name if value is True else f"{name}={value}")
+
+
+def _room() -> tuple[ctypes.Array[ctypes.c_char], memoryview]:
+    """Return a buffer for a request, twice; what it never holds takes no memory."""
+    view = memoryview(mmap.mmap(-1, REQUEST_BYTES))
+    return (ctypes.c_char * REQUEST_BYTES).from_buffer(view), view

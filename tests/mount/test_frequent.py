@@ -26,7 +26,7 @@ class Recording:
     """A FileSystem with one file, inode 7, open under handle 5."""
 
     def __init__(self) -> None:
-        self.files = self
+        self.files = self.privileges = self
         self.calls: list[tuple[object, ...]] = []
         self.failure: BaseException | None = None
 
@@ -38,6 +38,9 @@ class Recording:
     def read(self, handle: int, offset: int, size: int) -> bytes:
         self._note("read", handle, offset, size)
         return b"some bytes"[:size]
+
+    def before_write(self, handle: int, *, bits: bool) -> None:
+        self._note("before write", handle, bits)
 
     def write(self, handle: int, offset: int, data: memoryview) -> int:
         self._note("write", handle, offset, bytes(data))
@@ -88,8 +91,8 @@ def kernel() -> Iterator[Kernel]:
     made.close()
 
 
-def transfer(offset: int, size: int, data: bytes = b"") -> bytes:
-    return struct.pack("=QQIIQII", 5, offset, size, 0, 0, 0, 0) + data
+def transfer(offset: int, size: int, data: bytes = b"", flags: int = 0) -> bytes:
+    return struct.pack("=QQIIQII", 5, offset, size, flags, 0, 0, 0) + data
 
 
 def attribute(name: bytes, room: int) -> bytes:
@@ -112,8 +115,13 @@ def test_bytes_are_read(kernel: Kernel) -> None:
 
 def test_bytes_are_written_and_no_more_than_were_sent(kernel: Kernel) -> None:
     assert kernel.ask(WRITE, transfer(1 << 40, 3, b"abcdef")) == (0, struct.pack("=II", 3, 0))
-    assert kernel.filesystem.calls == [("write", 5, 1 << 40, b"abc")]
+    assert kernel.filesystem.calls == [("before write", 5, False), ("write", 5, 1 << 40, b"abc")]
     assert kernel.operations.traffic.figures()["written_bytes"] == 3
+
+
+def test_the_kernel_says_who_may_not_keep_a_set_user_bit(kernel: Kernel) -> None:
+    kernel.ask(WRITE, transfer(0, 1, b"a", flags=1 << 2))
+    assert kernel.filesystem.calls[0] == ("before write", 5, True)
 
 
 def test_a_file_is_closed_and_nobody_waits_for_it(kernel: Kernel) -> None:

@@ -85,7 +85,7 @@ class Failing:
 
     def __init__(self, exc: BaseException) -> None:
         self._exc = exc
-        self.files = self
+        self.files = self.privileges = self
 
     def __getattr__(self, name: str) -> Any:
         def fail(*_: object, **__: object) -> None:
@@ -191,11 +191,22 @@ def test_every_operation_passes_errors_on(operation: str, arguments: tuple[objec
     assert refused(replies, errors.StoreFullError("full"), operation, *arguments) == errno.ENOSPC
 
 
+class Losing:
+    """Notes of which inodes privileges are taken, and whether the bits among them are."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, bool]] = []
+
+    def drop(self, number: int, *, bits: bool) -> None:
+        self.calls.append((number, bits))
+
+
 class Recording:
     """A FileSystem that knows one file, `ä`, and notes what is asked."""
 
     def __init__(self) -> None:
         self.files = self
+        self.privileges = Losing()
         self.calls: list[tuple[object, ...]] = []
         self.nlink = 3
 
@@ -303,6 +314,26 @@ def test_only_what_is_asked_is_changed() -> None:
         ("truncate", 7, 0),
         ("set_attributes", 7, None, None, None, None, -1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        (Changes(mode=0o4755), []),
+        (Changes(mtime_ns=1), []),
+        (Changes(uid=5, privileged=True), [(7, True)]),
+        (Changes(gid=5, mode=0o4755), [(7, True)]),
+        (Changes(size=0), [(7, True)]),
+        (Changes(size=0, privileged=True), [(7, False)]),
+        (Changes(), [(7, True)]),
+        (Changes(privileged=True), [(7, False)]),
+    ],
+    ids=repr,
+)
+def test_who_changes_a_file_takes_its_privileges(changes: Changes, lost: list[tuple[int, bool]]) -> None:
+    filesystem = Recording()
+    Operations(filesystem, b"/volume", lambda: None).setattr(InodeNo(7), changes)  # type: ignore[arg-type]
+    assert filesystem.privileges.calls == lost
 
 
 def changed(which: int, **fields: int) -> tuple[object, ...]:

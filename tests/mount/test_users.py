@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from tests.volumes import make_volume
 pytestmark = [*mark_fuse(), pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
 
 ALICE, BOB, GROUP = 61001, 61002, 61100
+CAPABILITY = "security.capability"
+MAY_BIND = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+"""CAP_NET_BIND_SERVICE as vfs_cap_data, permitted and effective."""
 
 
 @contextmanager
@@ -124,6 +128,60 @@ def test_a_write_takes_the_set_user_bit_away(here: Path) -> None:
     with user(BOB), open_descriptor(here / "file", os.O_WRONLY) as file:
         os.write(file, b"other")
     assert (here / "file").stat().st_mode & (stat.S_ISUID | stat.S_ISGID) == 0
+
+
+def test_each_write_takes_what_has_been_given_since_the_last(here: Path) -> None:
+    (here / "file").write_bytes(b"program")
+    (here / "file").chmod(0o777)
+    with open_descriptor(here / "file", os.O_WRONLY) as file:
+        for _ in range(2):
+            (here / "file").chmod(0o6777)
+            os.setxattr(here / "file", CAPABILITY, MAY_BIND)
+            with user(BOB):
+                os.write(file, b"other")
+            assert (here / "file").stat().st_mode & 0o7777 == 0o777
+            assert os.listxattr(here / "file") == []
+
+
+def test_who_may_give_a_set_user_bit_writes_and_keeps_it_but_no_capabilities(here: Path) -> None:
+    (here / "file").write_bytes(b"program")
+    (here / "file").chmod(0o6755)
+    os.setxattr(here / "file", CAPABILITY, MAY_BIND)
+    with (here / "file").open("r+b") as file:
+        file.write(b"other")
+    assert (here / "file").stat().st_mode & 0o7777 == 0o6755
+    assert os.listxattr(here / "file") == []
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "room", "nobody new"])
+def test_other_changes_take_privileges_too(here: Path, how: str) -> None:
+    with user(BOB):
+        (here / "file").write_bytes(b"program")
+    (here / "file").chmod(0o6777)
+    os.setxattr(here / "file", CAPABILITY, MAY_BIND)
+    with user(BOB), open_descriptor(here / "file", os.O_WRONLY | (os.O_TRUNC if how == "emptied" else 0)) as file:
+        if how == "cut":
+            os.ftruncate(file, 3)
+        elif how == "room":
+            os.posix_fallocate(file, 0, 100)
+        elif how == "nobody new":
+            os.chown(file, -1, -1)
+    assert (here / "file").stat().st_mode & 0o7777 == 0o777
+    assert os.listxattr(here / "file") == []
+
+
+def test_a_set_group_bit_that_means_something_else_stays(here: Path) -> None:
+    (here / "file").write_bytes(b"text")
+    (here / "file").chmod(0o2666)
+    with user(BOB), open_descriptor(here / "file", os.O_WRONLY) as file:
+        os.write(file, b"other")
+    assert (here / "file").stat().st_mode & 0o7777 == 0o2666
+
+
+def test_a_directory_keeps_its_bits_with_a_new_owner(here: Path) -> None:
+    here.chmod(0o3777)
+    os.chown(here, ALICE, GROUP)
+    assert here.stat().st_mode & 0o7777 == 0o3777
 
 
 def test_a_new_owner_takes_the_set_user_bit_away(here: Path) -> None:
