@@ -122,6 +122,10 @@ class Files:
         """Return an open handle. Raises BadHandleError."""
         return self._handles.get(number)
 
+    def waiting_bytes(self, handle: int) -> int:
+        """Return how many bytes of an open file are in memory, to be stored; a guess while others write to it."""
+        return _spooled_bytes_of(self._handles.get(handle).file)
+
     def open_handles(self) -> int:
         """Return how many handles are open."""
         return len(self._handles)

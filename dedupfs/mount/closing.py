@@ -1,8 +1,9 @@
 """Closer: closes files on threads of its own.
 
 Closing a file means to seal and store it. The kernel does not wait for that; but were it done where requests are
-answered, a dozen files at once would be sealed there, each thread in the way of those who answer the program that goes
-on writing. So few do that work, and what they are behind with is bounded by the memory that written bytes may take.
+answered, the program that goes on writing would wait. So others do that work, and what they are behind with is bounded
+by the memory that written bytes may take. A small file is closed where that was asked for: storing it is Python from
+end to end, which two threads at once do no faster, and they would be in each other's way.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class Closer:
         """How many handles are not closed yet."""
         return self._waiting
 
+    def close_now(self, handle: int) -> None:
+        """Close a handle on the calling thread."""
+        try:
+            self._close(handle)
+        except Exception:
+            log.exception("a file could not be closed")
+
     def put(self, handle: int) -> None:
         """Have a handle closed."""
         with self._condition:
@@ -56,11 +64,7 @@ class Closer:
 
     def _work(self) -> None:
         while (handle := self._queue.get()) is not None:
-            try:
-                self._close(handle)
-            except Exception:
-                log.exception("a file could not be closed")
-            finally:
-                with self._condition:
-                    self._waiting -= 1
-                    self._condition.notify_all()
+            self.close_now(handle)
+            with self._condition:
+                self._waiting -= 1
+                self._condition.notify_all()

@@ -29,7 +29,6 @@ REQUEST_BYTES = MAX_TRANSFER_BYTES + _PAGE_BYTES
 """The longest request, with what comes before the bytes that are to be written."""
 _REQUEST_HEAD_BYTES = 40
 _INIT = 26
-_KIND = struct.Struct("=4xI")
 _ANSWER = struct.Struct("=IiQ")  # length, negative errno, number of the request
 _OFFERED = struct.Struct("=IIII")  # protocol, its minor version, read-ahead, flags
 _AGREED = struct.Struct("=IIIIHHI")  # the same, requests in the background and when they are too many, longest write
@@ -40,7 +39,7 @@ _HANDLE_KILLPRIV_V2 = 1 << 28
 
 def is_greeting(request: memoryview) -> bool:
     """Whether a request is the first one of a connection."""
-    return bool(_KIND.unpack_from(request)[0] == _INIT)
+    return libfuse.kind_of(request) == _INIT
 
 
 def greet(session: Any, request: Any, length: int, descriptor: int) -> None:

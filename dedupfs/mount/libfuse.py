@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import struct
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -226,6 +227,15 @@ def argument_vector(program: bytes, options: list[bytes]) -> Args:
     """Return an argument vector as libfuse parses it: the program's name, then `-o` options."""
     words = [program] + [word for option in options for word in (b"-o", option)]
     return Args(len(words), (c_char_p * (len(words) + 1))(*words, None), 0)
+
+
+_KIND = struct.Struct("=4xI")
+
+
+def kind_of(request: memoryview) -> int:
+    """Return the number of the operation that a request, as it came from the kernel, is about."""
+    kind: int = _KIND.unpack_from(request)[0]
+    return kind
 
 
 class _Piece(ctypes.Structure):

@@ -1,8 +1,8 @@
 """Session: one connection to the kernel, from the mount to its end.
 
-A fixed number of threads take requests; each waits in the kernel outside the interpreter lock and runs the handlers of
-one request at a time, so that there are never more requests in memory than threads. The thread that calls `serve` only
-waits for the end, and takes the signals.
+A fixed number of threads take requests, one at a time for as long as it is quick (`turns`); it waits in the kernel
+outside the interpreter lock. Each runs the handlers of one request, so that there are never more requests in memory
+than threads. The thread that calls `serve` only waits for the end, and takes the signals.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from types import FrameType
 from dedupfs.errors import UsageError
 from dedupfs.mount import libfuse
 from dedupfs.mount.greeting import REQUEST_BYTES, greet, is_greeting
+from dedupfs.mount.turns import Turn, Turns
 
 log = logging.getLogger(__name__)
 
 THREADS = 16
 """So many requests are worked on at once, and more of them wait in the kernel. Some take long (a commit, a picture to
 be drawn), so there are more threads than processors."""
+_SLOW = frozenset({12, 20, 21, 30, 45})
+"""Operations that may wait for a disk or for decisions: rename, fsync, setxattr, fsyncdir, rename2."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _WAKE = signal.SIGUSR1
 _WAKE_SECONDS = 0.05
@@ -58,6 +61,7 @@ class Session:
         self._mountpoint = mountpoint
         self._table = libfuse.operations_table(handlers)
         self._ended = threading.Event()
+        self._turns = Turns()
         self._receiving: set[int] = set()
         words = libfuse.argument_vector(
             b"dedupfs", [_option(name, value) for name, value in options.items() if value is not False]
@@ -89,6 +93,7 @@ class Session:
                 thread.start()
             self._ended.wait()
             libfuse.session_exit(self._session)
+            self._turns.end()
             for thread in threads:
                 while thread.is_alive():
                     # Only a thread that waits for a request may be interrupted: others are in the middle of one.
@@ -120,20 +125,34 @@ class Session:
 
     def _work(self) -> None:
         buffer, view = _room()
+        while (turn := self._turns.take()) is not None:
+            try:
+                self._receive(turn, buffer, view)
+            finally:
+                # Whatever happens to this thread, somebody has to go on.
+                self._turns.give_up(turn)
+
+    def _receive(self, turn: Turn, buffer: ctypes.Array[ctypes.c_char], view: memoryview) -> None:
+        """Answer requests for the length of a turn."""
         channel = ctypes.c_void_p(self._channel)
         me = threading.get_ident()
-        while not libfuse.session_exited(self._session):
+        while self._turns.lasts(turn) and not libfuse.session_exited(self._session):
             self._receiving.add(me)
             received = libfuse.chan_recv(ctypes.byref(channel), buffer, REQUEST_BYTES)
             self._receiving.discard(me)
             if received > 0:
-                if self._answer(view[:received]):
-                    continue
-                libfuse.session_process(self._session, buffer, received, channel)
+                self._turns.begin(turn)
+                if libfuse.kind_of(view) in _SLOW:
+                    self._turns.give_up(turn)
+                if not self._answer(view[:received]):
+                    libfuse.session_process(self._session, buffer, received, channel)
+                turn.busy = False
             elif received not in (-errno.EINTR, -errno.EAGAIN, 0):
                 log.error("the kernel gives no more requests: %s", os.strerror(-received))
-                break
-        self._ended.set()
+                self._ended.set()
+                return
+        if libfuse.session_exited(self._session):
+            self._ended.set()
 
 
 @contextmanager

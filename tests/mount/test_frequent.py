@@ -29,6 +29,7 @@ class Recording:
         self.files = self.privileges = self
         self.calls: list[tuple[object, ...]] = []
         self.failure: BaseException | None = None
+        self.waiting = 1 << 20
 
     def _note(self, *call: object) -> None:
         self.calls.append(call)
@@ -45,6 +46,9 @@ class Recording:
     def write(self, handle: int, offset: int, data: memoryview) -> int:
         self._note("write", handle, offset, bytes(data))
         return len(data)
+
+    def waiting_bytes(self, handle: int) -> int:
+        return self.waiting
 
     def release(self, handle: int) -> None:
         self._note("release", handle)
@@ -124,7 +128,9 @@ def test_the_kernel_says_who_may_not_keep_a_set_user_bit(kernel: Kernel) -> None
     assert kernel.filesystem.calls[0] == ("before write", 5, True)
 
 
-def test_a_file_is_closed_and_nobody_waits_for_it(kernel: Kernel) -> None:
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_file_is_closed_and_nobody_waits_for_it(size: int, kernel: Kernel) -> None:
+    kernel.filesystem.waiting = size
     kernel.filesystem.failure = errors.StoreFullError("full")
     assert kernel.ask(RELEASE, CLOSING) == (0, b"")
     kernel.operations.finish()

@@ -240,6 +240,9 @@ class Recording:
     def create(self, *_: object) -> tuple[InodeNo, int]:
         return InodeNo(7), 5
 
+    def waiting_bytes(self, handle: int) -> int:
+        return 0
+
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **keywords: self.calls.append((name, *arguments, *keywords.values()))
 
