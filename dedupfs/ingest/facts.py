@@ -20,8 +20,8 @@ _FORMATS = tuple(PictureFormat)
 _FINGERPRINT_BYTES = 32
 _HAS_ALPHA = 1
 
-MEMBER_FORMATS = frozenset(PictureFormat) - {PictureFormat.GIF, PictureFormat.HEIC}
-"""Formats that can be encoded again to an exact size; the others can only be representatives."""
+MEMBER_FORMATS = frozenset(PictureFormat) - {PictureFormat.HEIC}
+"""Formats that can be encoded again to an exact size; HEIC can only be a representative."""
 
 COARSENESS_PER_LEVEL = 16
 

@@ -390,7 +390,7 @@ class _Search:
         if same != (*self._size_px, picture.orientation, picture.icc, picture.picture_format):
             return None
         steps = self._steps
-        if picture.stored_mode == "P" and picture.picture_format is PictureFormat.PNG:
+        if picture.stored_mode == "P" and picture.picture_format in palette.FORMATS:
             steps = palette.steps_of(image, again.image).beside(self._source_steps, self._shrink)
         verdict = verify(picture.image, again.image, steps)
         self._note(verdict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
 from dedupfs.ingest import fit as search
-from dedupfs.ingest import members, rendition, thumbnail
+from dedupfs.ingest import members, palette, rendition, thumbnail
 from dedupfs.ingest.decode import Picture, decode, upright
 from dedupfs.ingest.facts import PictureFacts, better, coarseness_of
 from dedupfs.ingest.fingerprint import draft_side_px, fingerprint
@@ -34,7 +34,7 @@ def inspect(data: bytes) -> PictureFacts:
         picture.width_px,
         picture.height_px,
         picture.orientation,
-        coarseness_of(members.steps_of(data, picture.picture_format).luma),
+        coarseness_of(_step(data, picture)),
         _shows_through(picture),
         _fingerprint(picture),
     )
@@ -72,6 +72,13 @@ def draw_thumbnail(data: bytes, side_px: int) -> bytes:
         UnfitPictureError, UndecodableError: it is no picture that is compared.
     """
     return thumbnail.thumbnail(data, side_px)
+
+
+def _step(data: bytes, picture: Picture) -> float:
+    """Return how coarsely a file was quantized; a photo in a palette is no better base than a fine JPEG of it."""
+    if picture.stored_mode == "P" and palette.has_many_colours(picture.image):
+        return palette.MAX_STEP
+    return members.steps_of(data, picture.picture_format).luma
 
 
 def _fingerprint(picture: Picture) -> Fingerprint | None:

@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
-from dedupfs.ingest import avif_coding, bmp_coding, jpeg, jpeg_coding, png, png_coding, tiff_coding, webp, webp_coding
+from dedupfs.ingest import (
+    avif_coding,
+    bmp_coding,
+    gif_coding,
+    jpeg,
+    jpeg_coding,
+    png,
+    png_coding,
+    tiff_coding,
+    webp,
+    webp_coding,
+)
 from dedupfs.ingest.decode import Picture
 from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.verify import Steps
@@ -87,6 +98,17 @@ def open_member(data: bytes, picture: Picture) -> Member:
         )
     if picture_format is PictureFormat.BMP:
         return _bmp(data, picture)
+    if picture_format is PictureFormat.GIF:
+        gif_target = gif_coding.target_of(data)
+        return Member(
+            picture_format,
+            gif_target.sections,
+            gif_target.mode,
+            Steps(0.0, 0.0),
+            lambda image: gif_coding.fitted(image, picture.image, gif_target),
+            lambda image: image,
+            faithful=False,
+        )
     if picture_format is PictureFormat.TIFF:
         tiff_target = tiff_coding.target_of(data, picture.stored_mode)
         return Member(
@@ -142,6 +164,7 @@ SECTION_COUNTS = {
     PictureFormat.AVIF: avif_coding.SECTIONS,
     PictureFormat.BMP: bmp_coding.SECTIONS,
     PictureFormat.TIFF: tiff_coding.SECTIONS,
+    PictureFormat.GIF: gif_coding.SECTIONS,
 }
 
 
@@ -163,6 +186,8 @@ def write(
         written = avif_coding.write(image, coding, sections, size_bytes)
     elif picture_format is PictureFormat.BMP:
         written = bmp_coding.write(image, coding, sections, size_bytes)
+    elif picture_format is PictureFormat.GIF:
+        written = gif_coding.write(image, coding, sections, size_bytes)
     elif picture_format is PictureFormat.TIFF:
         written = tiff_coding.write(image, coding, sections, size_bytes)
     else:

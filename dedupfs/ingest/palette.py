@@ -13,6 +13,10 @@ import scipy
 from PIL import Image
 
 from dedupfs.ingest.verify import Steps
+from dedupfs.model import PictureFormat
+
+FORMATS = frozenset({PictureFormat.PNG, PictureFormat.GIF})
+"""Those whose members are mapped to a palette of their own."""
 
 MAX_STEP = 5.0
 """Levels; a palette of 256 colours made for a photo has 4 to 9, and the limits of JPEG at quality 85 have to do.
@@ -28,6 +32,12 @@ MEAN_PX = 16
 """Side of the square over which the error is levelled out: what is left of it there is a change of tone."""
 
 
+def has_many_colours(mapped: Image.Image) -> bool:
+    """Return whether a mapped picture is a photo in a palette rather than a drawing of few colours."""
+    colours = mapped.convert("RGB").getcolors(256)
+    return colours is None or len(colours) >= MIN_COLOURS
+
+
 def steps_of(image: Image.Image, mapped: Image.Image) -> Steps:
     """Return the steps of a uniform quantizer that errs as much as the palette did.
 
@@ -37,8 +47,7 @@ def steps_of(image: Image.Image, mapped: Image.Image) -> Steps:
     Args:
         image: the pixels before they were mapped to the nearest entries, `mapped`; both RGB or RGBA.
     """
-    colours = mapped.convert("RGB").getcolors(256)
-    if colours is not None and len(colours) < MIN_COLOURS:
+    if not has_many_colours(mapped):
         return Steps(0.0, 0.0)
     before, after = (np.asarray(each.convert("RGB").convert("YCbCr"), np.float32) for each in (image, mapped))
     errors = before - after

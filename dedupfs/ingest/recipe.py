@@ -27,6 +27,7 @@ _FORMATS = (
     PictureFormat.AVIF,
     PictureFormat.BMP,
     PictureFormat.TIFF,
+    PictureFormat.GIF,
 )
 """Codes are places in this tuple."""
 

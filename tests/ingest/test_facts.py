@@ -102,7 +102,7 @@ def test_better_base() -> None:
     lossless = inspect(encoded(PICTURE, "PNG"))
     gif = inspect(encoded(PICTURE, "GIF"))
     webp = inspect(encoded(PICTURE, "WEBP", quality=50))
-    ranking = [gif, lossless, fine, large, small]
+    ranking = [lossless, fine, gif, large, small]
     for place, facts in enumerate(ranking):
         assert not better(facts, facts)
         for worse in ranking[place + 1 :]:
