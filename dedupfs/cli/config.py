@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(settings, indent=2))
     else:
         for name, value in settings.items():
-            print(f"{name.replace('_', '-'):<15} {visible(str(value))}")
+            setting = name.removesuffix("_days").replace("_", "-")
+            print(f"{setting:<15} {visible(str(value))}{' days' if name.endswith('_days') else ''}")
     return DONE
 
 
@@ -75,7 +76,7 @@ def _parsed(words: list[str]) -> dict[str, Any]:
 
 def _settings(volume: Volume) -> dict[str, Any]:
     return {
-        "keep_originals": volume.keep_originals_days,
+        "keep_originals_days": volume.keep_originals_days,
         "dedup": volume.config.policy.value,
         "label": volume.config.label,
     }

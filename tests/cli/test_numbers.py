@@ -18,6 +18,7 @@ import pytest
 from dedupfs.cli import metrics, watch
 from dedupfs.cli.main import build_parser, main
 from tests.mounting import MountedVolume, command_line, in_process, mark_fuse, with_passphrase, without_passphrase
+from tests.test_json_page import documented
 from tests.volumes import make_volume
 
 WITHOUT_JSON = {
@@ -136,6 +137,8 @@ def test_watching_a_mount(live: MountedVolume) -> None:
             assert time.monotonic() < deadline
         assert now["written_bytes"] == first["written_bytes"] + 100_000
         assert now["written_bytes_per_second"] > 0
+        always, sometimes = documented("stats")
+        assert now.keys() | {"label"} == always | sometimes
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     finally:

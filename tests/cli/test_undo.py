@@ -77,7 +77,7 @@ def test_what_is_kept_is_not_exported(volume: Path, tmp_path: Path) -> None:
 
 
 def test_settings_are_shown_and_changed(volume_directory: Path) -> None:
-    shown = {"keep_originals": 0, "dedup": "verified", "label": "test"}
+    shown = {"keep_originals_days": 0, "dedup": "verified", "label": "test"}
     assert json.loads(in_process("config", volume_directory, "--json")[1]) == shown
     code, printed, said = in_process("config", volume_directory, "dedup", "off", "label", "a \x1b name")
     assert (code, said) == (0, "")
@@ -114,7 +114,7 @@ def test_nonsense_changes_nothing(volume_directory: Path, words: list[str]) -> N
 def test_init_takes_the_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dedupfs.cli.init.create_volume", functools.partial(create_volume, cost=CHEAP))
     assert in_process("init", tmp_path / "volume", "--keep-originals", "30")[0] == 0
-    assert json.loads(in_process("config", tmp_path / "volume", "--json")[1])["keep_originals"] == 30
+    assert json.loads(in_process("config", tmp_path / "volume", "--json")[1])["keep_originals_days"] == 30
     assert in_process("init", tmp_path / "other", "--keep-originals", "many")[0] == 2
     assert not (tmp_path / "other").exists()
 
