@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -117,13 +118,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dedupfs: {name}{exc.strerror or exc}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("dedupfs: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
+
+
+def _interrupted() -> int:
+    print("dedupfs: interrupted", file=sys.stderr)
+    return 128 + signal.SIGINT
 
 
 def entry() -> None:
     """Run as a console command."""
-    sys.exit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        # While what the command needs was still being imported.
+        code = _interrupted()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

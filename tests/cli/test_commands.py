@@ -10,6 +10,7 @@ import pty
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from dedupfs.cli import passphrase as passphrases
-from dedupfs.cli.main import main
+from dedupfs.cli.main import entry, main
 from dedupfs.crypto import keys, recovery
 from dedupfs.storage import keyslots
 from dedupfs.storage import volume as volumes
@@ -108,6 +109,20 @@ def test_a_volume_of_somebody_else_is_refused_in_a_line(
     for command in commands:
         code, said = fails(capsys, *command)
         assert (code, "Permission denied" in said) == (5, True)
+
+
+def test_who_presses_ctrl_c_before_a_command_has_begun_sees_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(command: str | None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dedupfs.cli.main.build_parser", pressed)
+    monkeypatch.setattr(sys, "argv", ["dedupfs", "stats", "volume"])
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "dedupfs: interrupted\n"
 
 
 def test_an_error_of_the_system_that_nobody_foresaw_is_one_line(
