@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from types import TracebackType
 
 _WIDTH = 30
+_COLUMNS = 80
+"""Of a terminal that does not say how wide it is."""
 
 
 class Progress:
@@ -26,11 +30,10 @@ class Progress:
         """Draw the state; the time left is what the rest takes at the speed so far."""
         if not self._shown or not total:
             return
-        filled = _WIDTH * done // total
         elapsed = time.monotonic() - self._started
         left = f", about {duration(elapsed / done * (total - done))} left" if done and elapsed > 1 else ""
-        bar = "#" * filled + "." * (_WIDTH - filled)
-        print(f"\r\x1b[K{self._what} [{bar}] {done} of {total}{self._unit}{left}", end="", file=sys.stderr, flush=True)
+        line = _fitted(self._what, done, total, f" {done} of {total}{self._unit}{left}", _columns())
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
         self._drawn = True
 
     def say(self, line: str) -> None:
@@ -42,6 +45,22 @@ class Progress:
     ) -> None:
         if self._drawn:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _fitted(what: str, done: int, total: int, figures: str, columns: int) -> str:
+    """Return the line, with a bar as long as there is room for: a line that wraps is never drawn over."""
+    width = min(_WIDTH, columns - 1 - len(what) - len(" []") - len(figures))
+    if width < 1:
+        return f"{what}{figures}"[: columns - 1]
+    filled = width * done // total
+    return f"{what} [{'#' * filled}{'.' * (width - filled)}]{figures}"
+
+
+def _columns() -> int:
+    with contextlib.suppress(OSError):
+        # A terminal that does not know says 0.
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+    return _COLUMNS
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
+import termios
 import time
 
 import pytest
@@ -41,3 +46,21 @@ def test_a_pipe_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with Progress("importing") as shown:
         shown.show(10, 100)
     assert seen.getvalue() == ""
+
+
+@pytest.mark.parametrize("columns", [8, 20, 40, 60, 200])
+def test_the_line_never_wraps(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """A line that is longer than the terminal is wide is not drawn over, and fills the screen line by line."""
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(terminal, "w") as seen:
+        monkeypatch.setattr(sys, "stderr", seen)
+        shown = Progress("settling")
+        shown.show(1, 3)
+        drawn = os.read(reader, 1000).decode().removeprefix("\r\x1b[K")
+    os.close(reader)
+    assert drawn.startswith("settlin")
+    assert len(drawn) < columns
+    if columns >= 40:
+        assert "#" in drawn
+        assert drawn.endswith("1 of 3")
