@@ -24,6 +24,19 @@ from dedupfs.storage.chunks import stored_size
 from dedupfs.storage.records import ContentState, Exact, Rendition
 from dedupfs.storage.volume import Volume
 
+_PLAIN = {
+    "fine luma of a small picture": "brightness at a point, for one so small",
+    "fine luma": "brightness at a point",
+    "fine chroma": "colour at a point",
+    "coarse luma": "brightness over an area",
+    "coarse chroma": "colour over an area",
+    "broad luma": "brightness over a wide area",
+    "broad chroma": "colour over a wide area",
+    "detail": "sharpness",
+    "alpha": "transparency",
+}
+"""What is measured when pictures are compared (ingest.verify), in words for somebody who has not read of it."""
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
@@ -194,8 +207,15 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
         lines.append(f"  the nearest is {nearest}: fingerprints {answer['nearest_distance_bits']} of 256 bits apart")
     for each in answer["comparisons"] or ():
         drawn, base = ("this one", "the nearest") if each["drawn"] == "this" else ("the nearest", "this one")
-        lines.append(f"  {drawn}, drawn from {base}, {visible(each['outcome'])}")
+        lines.append(f"  {drawn}, drawn from {base}, {visible(_plainly(each['outcome']))}")
         if each["max_luma_difference"] is not None:
             luma, chroma = each["max_luma_difference"], each["max_chroma_difference"]
             lines.append(f"    at most {luma:.1f} of 255 levels apart in brightness and {chroma:.1f} in colour")
     return lines
+
+
+def _plainly(outcome: str) -> str:
+    """Return what became of a comparison in words of people, where it is told in those of measurements."""
+    for measured, plain in _PLAIN.items():
+        outcome = outcome.replace(f"too much in {measured},", f"too much in {plain},")
+    return outcome

@@ -100,6 +100,7 @@ def test_an_edited_picture_names_its_nearest_and_what_was_exceeded(volume: Path)
     assert all(each["reason"] == "pixels" and each["excess"] > 1 for each in answer["comparisons"])
     assert "photo.jpg" in text
     assert "differs" in text
+    assert "luma" not in text, "that is no word of people"
 
 
 @pytest.mark.parametrize(
