@@ -13,7 +13,7 @@ from dedupfs.cli import copied, passphrase
 from dedupfs.cli.mounts import refuse_mountpoint
 from dedupfs.cli.progress import Progress
 from dedupfs.cli.stats import human_bytes
-from dedupfs.errors import StoreReadOnlyError
+from dedupfs.errors import StoreFullError, StoreReadOnlyError
 from dedupfs.filesystem.copy_in import CopyIn, total_bytes
 from dedupfs.filesystem.opening import open_filesystem, processors
 from dedupfs.filesystem.process import prepare_process
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
             ).run(sources)
         filesystem.settle()
         stored = volume.store.counters.get("stored_bytes", 0) - before
+    except StoreFullError as exc:
+        raise StoreFullError(f"{exc}; start again to go on from here") from exc
     finally:
         filesystem.close()
     if options.json:

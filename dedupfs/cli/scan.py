@@ -81,16 +81,18 @@ def run(options: argparse.Namespace) -> int:
         with Progress("scanning") as progress:
             scan.run(folders, progress.show)
         groups = scan.groups()
+        # Before the page: what took hours to find out must not be lost with it.
+        if options.json:
+            print(json.dumps(_as_json(scan, groups), indent=2))
+        else:
+            print(_as_text(scan.totals(), groups, sys.maxsize if options.all else _SHOWN_GROUPS))
+        sys.stdout.flush()
         if options.report is not None:
             with Progress("drawing") as progress:
                 pieces = page(_head(scan, groups, folders), groups, scan.bytes_of, pool, progress.show)
                 files.write(options.report, pieces, force=options.force)
     finally:
         pool.close()
-    if options.json:
-        print(json.dumps(_as_json(scan, groups), indent=2))
-    else:
-        print(_as_text(scan.totals(), groups, sys.maxsize if options.all else _SHOWN_GROUPS))
     if scan.unreadable:
         first = printable(scan.unreadable[0])
         print(f"dedupfs: {len(scan.unreadable)} could not be read, such as {first}", file=sys.stderr)

@@ -186,7 +186,7 @@ def test_a_run_that_is_interrupted_leaves_nothing_half(
     with monkeypatch.context() as patched:
         refuse_after(patched, len(data) // 3 * 2, StoreFullError("no space left"))
         code, _, said = imported(capsys, f"{source}/", volume_directory)
-    assert (code, said) == (1, ["dedupfs: no space left"])
+    assert (code, said) == (1, ["dedupfs: no space left; start again to go on from here"])
     code, outcome, _ = imported(capsys, f"{source}/", volume_directory)
     assert (code, outcome["files"], outcome["skipped"]) == (0, 1, 1)
     assert exported(volume_directory, tmp_path / "again")[name][4] == data

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from dedupfs.cli.names import printable
+from dedupfs.errors import StoreError
 from dedupfs.ingest.groups import CopyKind
 from tests.mounting import in_process
 
@@ -88,6 +90,24 @@ def test_a_report_replaces_nothing_unasked(folder: Path) -> None:
     assert in_process("scan", folder, "--report", report, "--force")[0] == 0
     assert not report.is_symlink()
     assert (folder / "a.jpg").read_bytes()[:2] == b"\xff\xd8", "the link was replaced and not followed"
+
+
+def test_what_was_found_is_told_before_the_page_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk at the end must not cost the hours before it."""
+
+    def full(*arguments: object, **options: object) -> None:
+        raise StoreError("no room")
+
+    monkeypatch.setattr("dedupfs.cli.page.file.write", full)
+    code, out, err = in_process("scan", folder, "--report", folder.parent / "report.html")
+    assert (code, err) == (1, "dedupfs: no room\n")
+    assert "would be stored" in out
+
+
+def test_a_place_where_nothing_may_be_written_is_refused_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder.parent)
+    code, out, err = in_process("scan", folder, "--report", folder.parent / "report.html")
+    assert (code, out, err) == (2, "", f"dedupfs: nothing may be written to {folder.parent}\n")
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,17 @@ def refuse(target: Path, *, force: bool, volume: Path | None = None) -> None:
     """Refuse a place before any work is done for it.
 
     Raises:
-        UsageError: something is there already, there is no folder for it, or it lies inside the volume's directory.
+        UsageError: something is there already, there is no folder for it that may be written to, or it lies inside the
+            volume's directory.
     """
     folder = target.parent
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     if target.is_dir():
         raise UsageError(f"{target} is a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        # The page is written when everything has been looked at, which may take hours.
+        raise UsageError(f"nothing may be written to {folder}")
     if volume is not None and volume.is_dir():
         real = folder.resolve()
         if any(os.path.samefile(above, volume) for above in (real, *real.parents)):
