@@ -135,6 +135,9 @@ def steps_of(data: bytes) -> Steps:
     return _steps(av1.read_stream(avif.split(data).coded).quantizer)
 
 
+_COARSER_STEPS = 12
+"""Points of quality that a file may lose where another version of the library makes it longer."""
+
 MAX_STEP = 16.0
 """Levels by which the limits grow at most: coarser pictures show faint edits no better, and their filters smear."""
 
@@ -182,6 +185,13 @@ _TUNED_QUALITIES = (
     (4, 95), (8, 90), (12, 85), (15, 80), (19, 75), (23, 70), (30, 60), (37, 50), (49, 30), (59, 10), (63, 0)
 )  # fmt: skip
 """A quarter of the quantizer index -> quality for which libavif 1.4 chooses it; without tuning it is linear."""
+
+
+def coarser(coding: bytes) -> Iterator[bytes]:
+    """Yield settings that come out smaller, a step at a time. Raises IntegrityError."""
+    settings = AvifCoding.from_bytes(coding)
+    for step in range(1, min(settings.quality, _COARSER_STEPS) + 1):
+        yield replace(settings, quality=settings.quality - step).to_bytes()
 
 
 def _likely_quality(quantizer: int, plain: bool) -> int:

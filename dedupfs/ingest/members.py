@@ -25,6 +25,7 @@ from dedupfs.ingest import (
 )
 from dedupfs.ingest.decode import Picture
 from dedupfs.ingest.jpeg_rounding import Rounding
+from dedupfs.ingest.tighter import tighter
 from dedupfs.ingest.verify import Steps
 from dedupfs.model import PictureFormat
 
@@ -192,6 +193,9 @@ def write(
         written = tiff_coding.write(image, coding, sections, size_bytes)
     else:
         written = webp_coding.write(image, coding, sections, size_bytes)
+    if written is None:
+        # Not with the libraries that it was verified with.
+        written = tighter(picture_format, image, coding, sections, size_bytes)
     if written is None or len(written) != size_bytes:
         raise IntegrityError("a rendition does not come out at its written size")
     return written

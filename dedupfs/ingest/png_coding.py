@@ -178,6 +178,13 @@ def write(image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_b
         raise IntegrityError("a PNG member's own bytes do not belong to its pixels") from exc
 
 
+def stronger(coding: bytes) -> Iterator[bytes]:
+    """Yield other settings for the same pixels that mostly come out smaller. Raises IntegrityError."""
+    idat_bytes = PngCoding.from_bytes(coding).idat_bytes
+    for encoder in (_BY_ZLIB, _BY_ZLIB_ADAPTIVE):
+        yield PngCoding(encoder, 9, zlib.Z_FILTERED, 9, idat_bytes).to_bytes()
+
+
 def _rows(image: Image.Image, before: bytes) -> scanlines.Bytes:
     return scanlines.pack(image, png.read_header(before), _palette(before, "A" in image.mode))
 

@@ -166,6 +166,13 @@ def write(image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_b
     return _assembled(sections, _strips(image, TiffCoding.from_bytes(coding)), size_bytes)
 
 
+def stronger(coding: bytes) -> Iterator[bytes]:
+    """Yield other settings for the same pixels. Raises IntegrityError."""
+    settings = TiffCoding.from_bytes(coding)
+    if _COMPRESSIONS[settings.compression] in (_DEFLATE, _OLD_DEFLATE):
+        yield replace(settings, encoder=_ZLIB, level=9).to_bytes()
+
+
 def _strips(image: Image.Image, coding: TiffCoding) -> list[bytes]:
     """Return the strips of an image of mode L, RGB or RGBA, compressed."""
     compression = _COMPRESSIONS[coding.compression]

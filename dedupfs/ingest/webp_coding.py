@@ -31,6 +31,9 @@ _METHOD = 4
 _LOSSLESS_ATTEMPTS = ((80, 4), (75, 4), (70, 4), (100, 4), (100, 6))
 """Qualities (that is, efforts) and methods: defaults of Pillow, cwebp and of cwebp -z 6, then the strongest."""
 
+_COARSER_STEPS = 12
+"""Points of quality that a file may lose where another version of the library makes it longer."""
+
 _MAX_ENCODINGS = 6
 _WORK_PIXELS = 24_000_000
 """Pixels that a search encodes in all, at about 8 million a second; at least two encodings are always tried."""
@@ -143,6 +146,25 @@ def write(image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_b
         IntegrityError: settings that cannot be read.
     """
     return assemble(sections, encode(image, coding), size_bytes)
+
+
+def is_lossy(coding: bytes) -> bool:
+    """Whether settings are those of a lossy file."""
+    return coding[:1] != bytes([_LOSSLESS])
+
+
+def coarser(coding: bytes) -> Iterator[bytes]:
+    """Yield settings of lossy files that come out smaller, a step at a time."""
+    flags, quality, method = _LAYOUT.unpack(coding)
+    for step in range(1, min(quality, _COARSER_STEPS) + 1):
+        yield _LAYOUT.pack(flags, quality - step, method)
+
+
+def stronger(coding: bytes) -> Iterator[bytes]:
+    """Yield other settings for the same pixels that mostly come out smaller, without taking a hundred times as long."""
+    strong = _LAYOUT.pack(_LOSSLESS, 100, _METHOD)
+    if coding != strong:
+        yield strong
 
 
 def encode(image: Image.Image, coding: bytes) -> bytes:
