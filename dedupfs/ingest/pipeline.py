@@ -266,11 +266,11 @@ class Pipeline:
         if isinstance(existing, Exact):
             return True
         try:
-            self._renderer.render(existing)
+            self._renderer.render_verified(existing)
         except IntegrityError as exc:
             # Otherwise it has gone or been drawn anew meanwhile, and took what it rested on along.
             if self._contents.sound(content) == existing:
-                log.warning("a rendition is damaged and is replaced by the bytes just written: %s", exc)
+                log.warning("a rendition is replaced by the bytes just written: %s", exc)
             return False
         return True
 
@@ -334,7 +334,7 @@ class Pipeline:
                 return written
             if isinstance(content, Exact):
                 return self._contents.read_all(content.layout)
-            return self._renderer.render(content)
+            return self._renderer.render_verified(content)
         except IntegrityError:
             if self._contents.find(member) is None:
                 return None
@@ -359,7 +359,7 @@ class Pipeline:
             if isinstance(found, Exact):
                 return self._contents.read_all(found.layout)
             if found is not None and found.bit_exact:
-                return self._renderer.render(found)
+                return self._renderer.render_verified(found)
         except IntegrityError as exc:
             log.warning("the bytes of a picture cannot be kept: %s", exc)
         return self._originals.get(content)

@@ -318,6 +318,27 @@ def test_other_rounding_errors_cost_no_photo(core: Core, pool: TamperedPool, cap
     assert caplog.text.count("other rounding errors") == 1
 
 
+def test_nothing_is_derived_from_what_other_libraries_draw_otherwise(core: Core, pool: TamperedPool) -> None:
+    """Its difference from the picture that was written would add up with that of whatever is made of it."""
+    settled(core, photo=PHOTO, copy=COPY)
+    core.pipeline._originals._held.clear()
+    redrawn(pool, core, b"2")
+    pool.instead["inspect"] = lambda data: SketchPool.call(pool, "inspect", data[:-1] + b"W")
+    settled(core, better=sketch(7, width_px=500))
+    assert kinds(core) == {"photo": "picture", "copy": "rendition", "better": "picture"}
+    assert core.read(b"copy") == COPY[:-1] + b"2"
+    pool.instead.clear()
+    core.renderer._cache.clear()
+    assert core.read(b"copy") == rendition_of(COPY)
+
+
+def test_bytes_that_come_again_replace_what_other_libraries_draw_otherwise(core: Core, pool: TamperedPool) -> None:
+    settled(core, photo=PHOTO, copy=COPY)
+    redrawn(pool, core, b"2")
+    settled(core, again=COPY)
+    assert core.read(b"copy") == core.read(b"again") == COPY
+
+
 def test_a_drawing_that_comes_out_otherwise_each_time_is_an_error(core: Core, pool: TamperedPool) -> None:
     settled(core, photo=PHOTO, copy=COPY)
     redrawn(pool, core, b"2", b"3")
