@@ -19,8 +19,9 @@ from dedupfs.ingest.forkserver import ForkServer
 JOB_SECONDS = 60.0
 """Longest time for one job; the largest pictures that are compared at all take a few seconds."""
 _ATTEMPTS = 2
-"""A job whose worker ended is tried once more in a fresh one: the kernel ends processes for the memory that others
-took, too. A job that took too long is not, as that would take as long again."""
+"""A job whose worker ended or failed is tried once more in a fresh one: the kernel ends processes for the memory that
+others took, too, and what earlier jobs have left in a worker may leave too little for this one. A job that took too
+long is not, as that would take as long again."""
 
 
 class WorkerPool:
@@ -56,7 +57,7 @@ class WorkerPool:
 
         Raises:
             UnfitPictureError, UndecodableError: as the job did.
-            WorkerError: it failed in any other way, or took too long.
+            WorkerError: it failed in any other way, in two workers, or took too long.
             WorkerStartError: no worker can be started; this says nothing about the job.
         """
         worker = self._idle.get()
@@ -82,13 +83,11 @@ class WorkerPool:
                         raise
         finally:
             self._idle.put(worker)
-        if verdict == "done":
-            return value
         if verdict == "unfit":
             raise UnfitPictureError(value)
         if verdict == "undecodable":
             raise UndecodableError(value)
-        raise WorkerError(str(value))
+        return value
 
     def close(self) -> None:
         """Stop every worker; jobs under way are waited for."""
@@ -120,6 +119,8 @@ class _Worker:
             verdict, value = answer
         except (TypeError, ValueError) as exc:
             raise WorkerError("a worker process gave an answer that makes no sense") from exc
+        if verdict not in ("done", "unfit", "undecodable"):
+            raise WorkerError(str(value))
         return verdict, value
 
     def _exchange(self, request: object, seconds: float) -> Any:
