@@ -6,8 +6,10 @@ other side closes it. It never sees the volume, and limits its own memory, so th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+from pathlib import Path
 
 # The parts of scipy that jobs load when they first need them: here once for all workers.
 import scipy.fftpack
@@ -20,6 +22,8 @@ from dedupfs.ingest import forkserver, jobs, wire
 MEMORY_LIMIT_BYTES = 3 << 30
 """Address space; a comparison at the pixel limit of `decode` needs about half of it."""
 _NICENESS = 5
+_OOM_SCORE = 500
+"""Of 1000: as if it held half of the machine's memory."""
 _JOBS = {
     "inspect": jobs.inspect,
     "fit": jobs.fit,
@@ -37,6 +41,7 @@ def main() -> None:
 def work() -> None:
     """Serve until the socket ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    _volunteer()
     os.nice(_NICENESS)
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(0), "wb")
@@ -46,6 +51,12 @@ def work() -> None:
         except WorkerError:
             return
         wire.write(answers, _answer(name, arguments))
+
+
+def _volunteer() -> None:
+    """Have the kernel end this process rather than the mount where memory runs out: only that holds unsaved files."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(f"{_OOM_SCORE}\n")
 
 
 def _answer(name: str, arguments: list[object]) -> list[object]:

@@ -218,6 +218,12 @@ def test_no_secret_is_in_the_environment_of_a_worker(pool: WorkerPool, monkeypat
     assert not {"DEDUPFS_PASSPHRASE", "SOME_TOKEN"}.intersection(names)
 
 
+def test_where_memory_runs_out_a_worker_goes_before_the_mount(pool: WorkerPool) -> None:
+    pid = pool.call("pid")
+    ours, theirs = (int(Path(f"/proc/{each}/oom_score_adj").read_text()) for each in ("self", pid))
+    assert theirs > ours
+
+
 def test_a_closed_pool_runs_nothing(pool: WorkerPool) -> None:
     pid = pool.call("pid")
     pool.close()
