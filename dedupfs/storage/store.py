@@ -66,7 +66,7 @@ class Store:
         self._commit_lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
-        self._failure: StoreError | None = None
+        self._failure: StoreError | IntegrityError | None = None
         self._waiting_limit_bytes = 0
         self._counters: dict[str, int] = {}
         self._leaving_counters: dict[str, int] = {}
@@ -159,6 +159,7 @@ class Store:
         Raises:
             StoreReadOnlyError: the volume is open for reading only.
             StoreFullError: too much is waiting for a disk that stays full.
+            IntegrityError: what is waiting cannot be written for damage.
         """
         with self.lock:
             if self._transaction is not None:
@@ -194,7 +195,7 @@ class Store:
 
         Raises:
             StoreFullError: the disk is full; nothing is lost, and a later commit tries again.
-            StoreError: it failed otherwise; nothing is lost either.
+            StoreError, IntegrityError: it failed otherwise; nothing is lost before the volume is closed.
         """
         with self.lock:
             wanted = self._generation
@@ -278,10 +279,10 @@ class Store:
                 self.engine.apply(self._sealed(leaving))
             except StoreFullError:
                 self._write_in_pieces()
-        except StoreError as exc:
+        except (StoreError, IntegrityError) as exc:
             with self.lock:
-                if isinstance(exc, StoreReadOnlyError):
-                    # The engine has found damage and will never write again, so nothing more is taken on.
+                if isinstance(exc, StoreReadOnlyError | IntegrityError):
+                    # The engine has found damage and will hardly write again, so nothing more is taken on.
                     self._waiting_limit_bytes = -1
                 elif self._failure is None:
                     # Room for what frees space, not for what fills memory while the disk stays full.

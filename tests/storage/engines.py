@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-from dedupfs.errors import StoreError
+from dedupfs.errors import IntegrityError, StoreError
 from dedupfs.storage.engine import Change, Engine, Snapshot
 
 _TOTAL_BYTES = 1 << 40
@@ -87,7 +87,7 @@ class FaultyEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.failure: StoreError | None = None
+        self.failure: StoreError | IntegrityError | None = None
         self.passing = threading.Event()
         self.passing.set()
         self.arrived = threading.Event()

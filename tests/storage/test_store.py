@@ -362,6 +362,22 @@ def test_nothing_is_taken_on_once_the_engine_has_found_damage(
     store.close()
 
 
+def test_an_engine_that_cannot_write_for_damage_is_given_nothing_more(engine: FaultyEngine, keyring: Keyring) -> None:
+    """LMDB gives up for good where the disk refuses a new root; directories and names would be made in vain."""
+    store = Store(engine, keyring, group_seconds=1e6)
+    engine.failure = IntegrityError("the database is damaged: MDB_PANIC")
+    put(store, INODES, b"one", b"value")
+    with pytest.raises(IntegrityError):
+        store.commit()
+    with pytest.raises(IntegrityError):
+        put(store, INODES, b"two", b"value")
+    assert store.get(INODES, b"one") == b"value"
+    engine.failure = None
+    store.commit()
+    put(store, INODES, b"two", b"value")
+    store.close()
+
+
 def test_reads_go_on_while_a_batch_is_written(store: Store, engine: FaultyEngine) -> None:
     engine.passing.clear()
     put(store, INODES, b"key", b"1")
