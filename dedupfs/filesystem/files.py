@@ -618,8 +618,12 @@ class Files:
 
     def _tend(self, also: Callable[[], None]) -> None:
         while not self._stopping.wait(_TEND_SECONDS):
-            self._save_what_waits(UNSAVED_MAX_SECONDS)
-            also()
+            try:
+                self._save_what_waits(UNSAVED_MAX_SECONDS)
+                also()
+            except Exception:
+                # Nobody else would store what waits.
+                log.exception("what waits could not be looked after; it is tried again")
 
     def _save_what_waits(self, seconds: float) -> None:
         """Store what has been in memory alone for so long."""
@@ -630,7 +634,7 @@ class Files:
                 self._save_if_unsaved(file)
             except StoreError as exc:
                 log.warning("inode %d could not be stored yet: %s", file.inode, exc)
-            except DedupfsError:
+            except Exception:
                 log.exception("inode %d could not be stored", file.inode)
 
     def _account(self, delta_bytes: int) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from crashtest_workload import pictures
 from PIL import Image
 
 from dedupfs.errors import EntryNotFoundError, IntegrityError, StoreError, StoreFullError
+from dedupfs.filesystem import files as open_files
 from dedupfs.model import Policy
 from dedupfs.storage.metadata import ROOT
 from tests.filesystem.core import Core, rendition_of, sketch
@@ -162,6 +165,33 @@ def test_a_file_that_cannot_be_stored_keeps_nobody_from_writing_another(
     assert f"inode {damaged} could not be stored yet: damaged" in caplog.text
     monkeypatch.undo()
     core.filesystem.close()
+
+
+def test_what_waits_is_stored_in_time_whatever_happened_before(
+    volume_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory may be short for a moment, and nobody else stores a file that stays open."""
+    monkeypatch.setattr(open_files, "_TEND_SECONDS", 0.01)
+    monkeypatch.setattr(open_files, "UNSAVED_MAX_SECONDS", 0.0)
+    core = Core(volume_directory)
+    prepare_chunk, failed = core.volume.contents.prepare_chunk, threading.Event()
+
+    def fail(data: bytes) -> object:
+        failed.set()
+        raise MemoryError
+
+    monkeypatch.setattr(core.volume.contents, "prepare_chunk", fail)
+    number, handle = core.filesystem.create(ROOT, b"file", 0o644, 0, 0)
+    core.files.write(handle, 0, b"bytes")
+    assert failed.wait(20)
+    monkeypatch.setattr(core.volume.contents, "prepare_chunk", prepare_chunk)
+    deadline = time.monotonic() + 20
+    while core.volume.metadata.inode(number).content is None:
+        assert time.monotonic() < deadline, "it is never stored"
+        time.sleep(0.01)
+    core.files.release(handle)
+    core.filesystem.close()
+    assert f"inode {number} could not be stored" in caplog.text
 
 
 def test_a_removed_file_that_was_open_is_gone(volume_directory: Path) -> None:
