@@ -63,7 +63,7 @@ class CopyIn:
 
         Args:
             volume: the volume's directory, which is left out where it lies among the sources.
-            replace: whether files that are there and differ may be overwritten.
+            replace: whether files that were there before and differ may be overwritten.
             waiting: how many pictures may wait for their decision.
             tell: called with the path and the reason for everything that cannot be copied.
             progress: called with the bytes done so far.
@@ -76,6 +76,8 @@ class CopyIn:
         self._is_root = os.geteuid() == 0
         self._groups = {os.getegid(), *os.getgroups()}
         self._linked: dict[tuple[int, int], InodeNo] = {}
+        self._made: set[InodeNo] = set()
+        """Made by this run, so that no other source of the same name may replace it."""
         self._directories: list[tuple[bytes, os.stat_result, InodeNo]] = []
         self._copied = Copied(tell)
 
@@ -204,6 +206,7 @@ class CopyIn:
         number = self._write_file(item, in_steps=there is not None or item.status.st_size > STEP_BYTES)
         if item.status.st_nlink > 1:
             self._linked[identity] = number
+        self._made.add(number)
         self._copied.count_file(item.status.st_size)
 
     def _write_file(self, item: _Item, *, in_steps: bool) -> InodeNo:
@@ -255,6 +258,7 @@ class CopyIn:
             number = filesystem.make_link(item.parent, item.name, target, *owner)
         else:
             number = filesystem.make_node(item.parent, item.name, mode, *owner, item.status.st_rdev)
+        self._made.add(number)
         self._set_attributes(item.source, item.status, number)
         self._copied.count("others")
 
@@ -298,6 +302,8 @@ class CopyIn:
             return
         if stat.S_ISDIR(there.mode):
             raise EntryExistsError("the volume has a directory of this name")
+        if there.inode in self._made:
+            raise EntryExistsError("another source of this name has just been copied")
         if not self._replace:
             raise EntryExistsError("is in the volume already and differs; --force replaces it")
 

@@ -165,6 +165,27 @@ def test_what_is_there_is_not_overwritten(
     assert exported(volume_directory, tmp_path / "again") == listed(source)
 
 
+@pytest.mark.parametrize("name", ["IMG_0001.jpg", "link"])
+def test_of_two_sources_with_one_name_none_replaces_the_other(
+    volume_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Two memory cards, say: with --force too, which is about what was there before."""
+    for card in ("first", "second"):
+        (tmp_path / card).mkdir()
+        if name == "link":
+            (tmp_path / card / name).symlink_to(card)
+        else:
+            (tmp_path / card / name).write_bytes(card.encode())
+    cards = [f"{tmp_path}/{card}/" for card in ("first", "second")]
+    code, outcome, _ = imported(capsys, *cards, volume_directory, "--force")
+    assert code == 1
+    assert [Path(failure["path"]) for failure in outcome["failures"]] == [tmp_path / "second" / name]
+    assert "just been copied" in outcome["failures"][0]["reason"]
+    assert exported(volume_directory, tmp_path / "out")[name] == listed(tmp_path / "first")[name]
+    assert imported(capsys, cards[1], volume_directory, "--force")[0] == 0
+    assert exported(volume_directory, tmp_path / "again")[name] == listed(tmp_path / "second")[name]
+
+
 @pytest.mark.parametrize("name", ["photo.jpg", "large"])
 def test_a_run_that_is_interrupted_leaves_nothing_half(
     volume_directory: Path,
