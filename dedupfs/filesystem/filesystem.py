@@ -343,10 +343,11 @@ class FileSystem:
         While the disk is full it stores what fits and waits a while for more room: what is in memory alone is lost
         afterwards.
         """
-        self.files.stop()
         try:
+            # Decisions may take long, and until then what waits for one is still stored in time.
             self._settle_at_last()
         finally:
+            self.files.stop()
             self._pipeline.close()
             self._renderer.close()
             self._volume.close()

@@ -22,7 +22,7 @@ from dedupfs.errors import EntryNotFoundError, IntegrityError, StoreError, Store
 from dedupfs.filesystem import files as open_files
 from dedupfs.model import Policy
 from dedupfs.storage.metadata import ROOT
-from tests.filesystem.core import Core, rendition_of, sketch
+from tests.filesystem.core import Core, SketchPool, rendition_of, sketch
 
 PHOTO = sketch(7, width_px=400, size=300_000)
 COPY = sketch(7, width_px=200, coarseness=3)
@@ -192,6 +192,30 @@ def test_what_waits_is_stored_in_time_whatever_happened_before(
     core.files.release(handle)
     core.filesystem.close()
     assert f"inode {number} could not be stored" in caplog.text
+
+
+def test_what_waits_is_stored_in_time_while_the_end_waits_for_decisions(
+    volume_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that shuts down kills what takes too long, and decisions may."""
+    monkeypatch.setattr(open_files, "_TEND_SECONDS", 0.01)
+    pool = SketchPool()
+    core = Core(volume_directory, pool)
+    with pool.held():
+        core.put(b"photo", PHOTO)
+        assert pool.asked.wait(20)
+        end = threading.Thread(target=core.filesystem.close)
+        end.start()
+        monkeypatch.setattr(open_files, "UNSAVED_MAX_SECONDS", 0.0)
+        deadline = time.monotonic() + 5
+        while not core.volume.contents.undecided() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stored = core.volume.contents.undecided()
+    end.join(20)
+    assert stored, "it is in memory alone"
+    core = Core(volume_directory)
+    assert core.read(b"photo") == PHOTO and not core.volume.contents.undecided()
+    assert_sound(core)
 
 
 def test_a_removed_file_that_was_open_is_gone(volume_directory: Path) -> None:
