@@ -22,8 +22,9 @@ _SHARE = 50
 _MIN_BYTES = 1 << 20
 _MAX_BYTES = 4 << 20
 """For deletions a fiftieth of the disk, within these bounds, is kept; each takes 17 pages (measured with 400 files)."""
-_STEP_BYTES = 8 << 20
-"""So much more is set aside at once for what waits, so that the disk is not asked for each chunk of a large file."""
+_STEPS_BYTES = (64 << 20, 8 << 20, 0)
+"""So much more is set aside at once for what waits, where the disk has it: to be given blocks of a file that is being
+written to means to wait for that, 5 ms on average while a library was copied in, and whoever asks holds locks."""
 _FALLOC_FL_KEEP_SIZE = 1
 
 
@@ -67,7 +68,7 @@ class Reserve:
         """Set room for so many bytes aside, beside that for deletions; return 0, or what is wanted and not there."""
         # What waits takes new pages at the end of the file, unless it finds enough of them side by side.
         wanted = size_bytes + self._kept_bytes // 2
-        if self.ahead_bytes >= wanted or self.take(wanted + _STEP_BYTES) or self.take(wanted):
+        if self.ahead_bytes >= wanted or any(self.take(wanted + step) for step in _STEPS_BYTES):
             return 0
         return wanted
 
