@@ -509,16 +509,16 @@ class Files:
                     self._account(-spool.memory_bytes)
                     raise
             file.spool = spool
-        # A decision may be stored at any moment outside the lock, between two looks at these flags too.
-        with self._store.lock:
-            if not file.unsaved or file.queued:
+        # Only what is queued can be decided about, at any moment outside the lock; and it is queued under the file's.
+        if file.queued or not file.unsaved:
+            with self._store.lock:
                 if not file.unsaved:
                     file.unsaved_since = time.monotonic()
                 file.unsaved = True
                 file.queued = False
                 file.generation += 1
-            # The kernel keeps what was written, and the same content may read as a rendition.
-            self._seen.pop(file.inode, None)
+                # The kernel keeps what was written, and the same content may read as a rendition.
+                self._seen.pop(file.inode, None)
         return file.spool
 
     def _stamp(self, file: OpenFile) -> None:

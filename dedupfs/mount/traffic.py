@@ -50,4 +50,8 @@ class Traffic:
         }
 
     def _mine(self) -> _Counts:
-        return self._by_thread.setdefault(threading.get_ident(), _Counts())
+        me = threading.get_ident()
+        counts = self._by_thread.get(me)
+        if counts is None:
+            counts = self._by_thread[me] = _Counts()
+        return counts

@@ -49,6 +49,8 @@ class PreparedChunk:
     plaintext: bytes | bytearray | memoryview
     """A bytearray is the caller's own and must stay as it is until the chunk is linked."""
     sealed: bytes | bytearray | None
+    is_new: bool = False
+    """There was no ciphertext of it, damaged or sound."""
 
 
 class Chunks:
@@ -79,7 +81,7 @@ class Chunks:
         sealed = self._store.keyring.seal_chunk(chunk, padded)
         if not self._holds(chunk, sealed, padded):
             raise IntegrityError("a chunk did not open to what was sealed; the memory of this machine may be faulty")
-        return PreparedChunk(chunk, data, sealed)
+        return PreparedChunk(chunk, data, sealed, is_new=stored is None)
 
     def read(self, chunk: ChunkId) -> memoryview:
         """Return the plaintext. Raises IntegrityError when it is missing or damaged."""
@@ -94,7 +96,7 @@ class Chunks:
         Between `prepare` and here the last other user may have gone and taken the ciphertext along; then it is sealed
         now, from the plaintext.
         """
-        refs = self.references(prepared.id)
+        refs = self.references(prepared.id, is_new=prepared.is_new)
         sealed = prepared.sealed
         if sealed is None and refs is None:
             sealed = self._store.keyring.seal_chunk(prepared.id, _pad(prepared.plaintext, self._rooms.padded))
@@ -133,12 +135,18 @@ class Chunks:
         transaction.count("chunks", -1)
         transaction.count("stored_bytes", -refs.stored_bytes)
 
-    def references(self, chunk: ChunkId) -> ChunkRefs | None:
-        """Return how often the chunk is named, UNKNOWN_USERS where that is damaged, or None when it is not stored."""
+    def references(self, chunk: ChunkId, *, is_new: bool = False) -> ChunkRefs | None:
+        """Return how often the chunk is named, UNKNOWN_USERS where that is damaged, or None when it is not stored.
+
+        Of one that was new a moment ago there is no ciphertext without a count: whoever has stored it since has
+        counted it.
+        """
         try:
             noted = self._store.get(records.CHUNK_REFS, chunk)
             if noted is not None:
                 return records.decode_chunk_refs(noted)
+            if is_new:
+                return None
         except IntegrityError:
             noted = b""
         stored = self._store.get(records.CHUNKS, chunk)
