@@ -124,7 +124,7 @@ class Settlement:
         """
         is_exact = not sound or isinstance(existing, Exact) or existing.bit_exact
         original = None if is_exact else self._original(newcomer.data)
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
@@ -138,7 +138,7 @@ class Settlement:
 
     def returned(self, newcomer: Newcomer) -> bool:
         """A lost picture that renditions rest on: it takes its place again, and all of them can be read."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
@@ -146,7 +146,7 @@ class Settlement:
 
     def apart(self, newcomer: Newcomer, *, whatever_came_meanwhile: bool) -> bool:
         """A cluster of its own."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         facts = newcomer.facts
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
@@ -161,7 +161,7 @@ class Settlement:
 
     def plain(self, newcomer: Newcomer) -> None:
         """Exact, and nothing is ever decided about it."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         with self._store.transaction() as transaction:
             if newcomer.subject.is_current():
                 self._stored(transaction, newcomer, prepared)
@@ -170,7 +170,7 @@ class Settlement:
 
     def undecodable(self, newcomer: Newcomer) -> bool:
         """A file that only looks like a picture: exact, and counted."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
@@ -182,7 +182,7 @@ class Settlement:
 
     def same_image(self, newcomer: Newcomer, candidate: Candidate) -> bool:
         """The candidate's coded image under other metadata: exact, and all but the metadata is stored already."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         with self._store.transaction() as transaction:
             if not newcomer.subject.is_current():
                 return True
@@ -215,7 +215,7 @@ class Settlement:
 
     def promotion(self, newcomer: Newcomer, promotions: Sequence[Promotion]) -> bool:
         """The newcomer becomes the representative, and every picture of the old clusters a rendition of it."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         fits = {member: refit for promotion in promotions for member, refit in promotion.fits.items()}
         olds = {promotion.candidate.representative for promotion in promotions}
         owns = {member: self._contents.prepare(refit.fit.own) for member, refit in fits.items()}
@@ -247,7 +247,7 @@ class Settlement:
 
     def undecided(self, newcomer: Newcomer) -> bool:
         """Exact, and to be looked at again by the next mount."""
-        prepared = self._contents.prepare(newcomer.data, newcomer.cuts)
+        prepared = self._prepared(newcomer)
         with self._store.transaction() as transaction:
             if newcomer.subject.is_current():
                 self._stored(transaction, newcomer, prepared, ContentState.UNDECIDED)
@@ -276,6 +276,10 @@ class Settlement:
             return None
         data = self._bytes_written(member)
         return None if data is None else self._original(data)
+
+    def _prepared(self, newcomer: Newcomer) -> PreparedLayout:
+        """Seal a newcomer's bytes, where they are not stored."""
+        return self._contents.prepare(newcomer.data, newcomer.cuts, newcomer.layout)
 
     def _original(self, data: bytes) -> PreparedLayout | None:
         """Return the bytes of a picture, to be kept beside its rendition; None where that is not asked for."""

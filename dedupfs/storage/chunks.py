@@ -64,8 +64,8 @@ class Chunks:
         """Return the id that the plaintext has or would have."""
         return ChunkId(self._store.keyring.chunk_id(plaintext))
 
-    def prepare(self, data: bytes | bytearray | memoryview) -> PreparedChunk:
-        """Return the chunk ready to be linked.
+    def prepare(self, data: bytes | bytearray | memoryview, known_id: ChunkId | None = None) -> PreparedChunk:
+        """Return the chunk ready to be linked; `known_id` is what `identify` has returned for these very bytes.
 
         A ciphertext that is already stored is opened once and compared: what turns out damaged is sealed afresh, so
         that writing the same bytes again heals them instead of joining the damage. A new ciphertext is opened once too
@@ -73,7 +73,7 @@ class Chunks:
         """
         if not 0 < len(data) <= CHUNK_BYTES:
             raise ValueError(f"a chunk of {len(data)} bytes")
-        chunk = self.identify(data)
+        chunk = self.identify(data) if known_id is None else known_id
         padded = _pad(data, self._rooms.padded)
         stored = self._store.get(records.CHUNKS, chunk)
         if stored is not None and self._holds(chunk, stored, padded):

@@ -157,13 +157,17 @@ class Contents:
         )
         return Layout(len(data), tuple(extents))
 
-    def prepare(self, data: bytes, cuts: Sequence[int] = ()) -> PreparedLayout:
-        """Cut bytes at the given offsets and at every CHUNK_BYTES after one, and seal what is new."""
+    def prepare(self, data: bytes, cuts: Sequence[int] = (), described: Layout | None = None) -> PreparedLayout:
+        """Cut bytes at the given offsets and at every CHUNK_BYTES after one, and seal what is new.
+
+        `described` is what `describe` has returned for the same arguments, so that nothing is digested twice.
+        """
+        known = {} if described is None else {extent.offset: extent.chunk for extent in described.extents}
         extents: list[Extent] = []
         fresh: dict[ChunkId, PreparedChunk] = {}
         for offset, piece in _pieces(data, cuts):
             if not is_zero(piece):
-                prepared = self._chunks.prepare(piece)
+                prepared = self._chunks.prepare(piece, known.get(offset))
                 fresh[prepared.id] = prepared
                 extents.append(Extent(offset, len(piece), prepared.id))
         return PreparedLayout(Layout(len(data), tuple(extents)), fresh)

@@ -123,6 +123,18 @@ def test_describe_foretells_prepare(tree: Tree, cuts: tuple[int, ...]) -> None:
     assert tree.volume.contents.describe(data, cuts) == tree.volume.contents.prepare(data, cuts).layout
 
 
+@pytest.mark.parametrize("cuts", [(), (7,), (7, 5000)])
+def test_what_was_described_is_not_digested_again(
+    tree: Tree, cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = tree.volume.contents
+    data = noise(CHUNK_BYTES + 9) + bytes(CHUNK_BYTES) + noise(9)
+    described = contents.describe(data, cuts)
+    wanted = contents.prepare(data, cuts)
+    monkeypatch.setattr(Chunks, "identify", lambda *_: pytest.fail("a chunk is digested a second time"))
+    assert contents.prepare(data, cuts, described) == wanted
+
+
 def test_a_content_without_a_count_hinders_nobody(tree: Tree) -> None:
     content = tree.add(b"a", b"text")
     tree.remove(b"a")
