@@ -87,18 +87,18 @@ class Spool:
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes, fewer only at the end."""
         end = min(offset + size, self.size)
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         while offset < end:
             number, start = divmod(offset, CHUNK_BYTES)
             length = min(CHUNK_BYTES - start, end - offset)
             block = self._blocks.get(number)
-            if block is None:
-                part = self._read_base(offset, length)
-            else:
-                part = bytes(memoryview(block)[start : start + length])
-            parts.append(part if len(part) == length else part + bytes(length - len(part)))
+            # A view, so that what a block holds is copied once and not twice.
+            part = self._read_base(offset, length) if block is None else memoryview(block)[start : start + length]
+            parts.append(part)
+            if len(part) < length:
+                parts.append(bytes(length - len(part)))
             offset += length
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put data at any offset; a gap before it reads as zero bytes."""
