@@ -308,7 +308,9 @@ class FileSystem:
         with self._store.transaction() as transaction:
             number = self._make(parent, name, stat.S_IFREG | mode & PERMISSION_BITS, uid, gid)
             self._metadata.set_unfinished(transaction, number, (self._metadata.entry_key(parent, name),))
-            return number, self.files.open(number, readable=True, writable=True)
+            handle = self.files.open(number, readable=True, writable=True)
+            self.privileges.made(handle, mode)
+            return number, handle
 
     def sync(self) -> None:
         """Return when every finished operation is durable; bytes of files still undecided or open are not included."""

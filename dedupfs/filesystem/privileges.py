@@ -33,6 +33,10 @@ class Privileges:
         if file is not None:
             file.privileged = True
 
+    def made(self, handle: int, mode: int) -> None:
+        """Note that a handle is of a new file: it has no attributes yet; under the store's lock."""
+        self._files.handle(handle).file.privileged = _without_bits(mode) != mode
+
     def before_write(self, handle: int, *, bits: bool) -> None:
         """Take away what a write through a handle takes; costs nothing where there is nothing to be taken.
 

@@ -29,6 +29,7 @@ REQUEST_BYTES = MAX_TRANSFER_BYTES + _PAGE_BYTES
 """The longest request, with what comes before the bytes that are to be written."""
 _REQUEST_HEAD_BYTES = 40
 _INIT = 26
+_PROTOCOL = 7
 _ANSWER = struct.Struct("=IiQ")  # length, negative errno, number of the request
 _OFFERED = struct.Struct("=IIII")  # protocol, its minor version, read-ahead, flags
 _AGREED = struct.Struct("=IIIIHHI")  # the same, requests in the background and when they are too many, longest write
@@ -68,8 +69,9 @@ def greet(session: Any, request: Any, length: int, descriptor: int) -> None:
 
 def completed(request: memoryview, answer: bytes) -> bytes:
     """Return libfuse's answer to the first request with what the kernel offers beyond it."""
-    *_, offered = _OFFERED.unpack_from(request, _REQUEST_HEAD_BYTES)
-    wanted = offered & (_MAX_PAGES | _HANDLE_KILLPRIV_V2)
+    protocol, *_, offered = _OFFERED.unpack_from(request, _REQUEST_HEAD_BYTES)
+    # To a later protocol libfuse only says which one it knows, and the kernel begins anew.
+    wanted = offered & (_MAX_PAGES | _HANDLE_KILLPRIV_V2) if protocol == _PROTOCOL else 0
     _, failure, number = _ANSWER.unpack_from(answer)
     if failure or not wanted:
         return answer

@@ -89,6 +89,7 @@ class Session:
         threads = [threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True) for number in range(THREADS)]
         try:
             self._greet()
+            self._turns.start()
             for thread in threads:
                 thread.start()
             self._ended.wait()
@@ -101,6 +102,7 @@ class Session:
                         signal.pthread_kill(thread.ident, _WAKE)
                     thread.join(_WAKE_SECONDS)
         finally:
+            self._turns.end()
             libfuse.session_remove_chan(self._channel)
             libfuse.unmount(self._mountpoint, self._channel)
             libfuse.session_destroy(self._session)

@@ -41,6 +41,9 @@ class Turns:
         self._awake = threading.Event()
         self._sleeping = False
         self._watcher = threading.Thread(target=self._watch, name="turns", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
         self._watcher.start()
 
     def take(self) -> Turn | None:
@@ -77,7 +80,8 @@ class Turns:
             self._ended = True
             self._condition.notify_all()
         self._awake.set()
-        self._watcher.join()
+        if self._watcher.is_alive():
+            self._watcher.join()
 
     def _watch(self) -> None:
         seen: tuple[Turn | None, int] = (None, 0)

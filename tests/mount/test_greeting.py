@@ -24,9 +24,9 @@ MAX_PAGES, HANDLE_KILLPRIV_V2, BIG_WRITES = 1 << 22, 1 << 28, 1 << 5
 NUMBER = 2
 
 
-def first_request(flags: int) -> memoryview:
+def first_request(flags: int, protocol: int = 7) -> memoryview:
     head = struct.pack("=IIQQIIII", 104, 26, NUMBER, 0, 0, 0, 0, 0)
-    return memoryview(head + struct.pack("=IIII", 7, 45, 131072, flags) + bytes(48))
+    return memoryview(head + struct.pack("=IIII", protocol, 45, 131072, flags) + bytes(48))
 
 
 def answer_of_libfuse() -> bytes:
@@ -53,6 +53,10 @@ def test_without_larger_requests_those_of_libfuse_stay() -> None:
 
 def test_an_old_kernel_gets_what_libfuse_has_said() -> None:
     assert completed(first_request(BIG_WRITES), answer_of_libfuse()) == answer_of_libfuse()
+
+
+def test_a_kernel_of_another_protocol_hears_which_one_libfuse_knows() -> None:
+    assert completed(first_request(0xFFFFFFFF, protocol=8), answer_of_libfuse()) == answer_of_libfuse()
 
 
 def test_a_refusal_stays_one() -> None:

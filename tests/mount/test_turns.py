@@ -16,6 +16,7 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture
 def turns() -> Iterator[Turns]:
     made = Turns()
+    made.start()
     yield made
     made.end()
 
@@ -108,6 +109,7 @@ def test_who_was_stuck_gets_it_again_when_nobody_else_is_there(turns: Turns) -> 
 
 def test_the_end_lets_everybody_go() -> None:
     turns = Turns()
+    turns.start()
     first(turns)
     waiting = [Waiting(turns) for _ in range(3)]
     turns.end()

@@ -143,6 +143,24 @@ def test_each_write_takes_what_has_been_given_since_the_last(here: Path) -> None
             assert os.listxattr(here / "file") == []
 
 
+def test_what_a_file_is_made_with_goes_with_the_first_write(here: Path) -> None:
+    previous = os.umask(0)
+    try:
+        with user(BOB), open_descriptor(here / "file", os.O_WRONLY | os.O_CREAT, 0o6777) as file:
+            assert (here / "file").stat().st_mode & 0o7777 == 0o6777
+            os.write(file, b"program")
+    finally:
+        os.umask(previous)
+    assert (here / "file").stat().st_mode & 0o7777 == 0o777
+
+
+def test_a_new_file_loses_what_it_is_given_before_the_first_write(here: Path) -> None:
+    with open_descriptor(here / "file", os.O_WRONLY | os.O_CREAT) as file:
+        os.setxattr(file, CAPABILITY, MAY_BIND)
+        os.write(file, b"program")
+    assert os.listxattr(here / "file") == []
+
+
 def test_who_may_give_a_set_user_bit_writes_and_keeps_it_but_no_capabilities(here: Path) -> None:
     (here / "file").write_bytes(b"program")
     (here / "file").chmod(0o6755)
