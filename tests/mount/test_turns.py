@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dedupfs.mount.turns import Turn, Turns
+from tests.ingest.drawing import encoded, photo
+from tests.mounting import MountedVolume, mark_fuse
 
 PATIENCE_SECONDS = 20.0
 
@@ -116,3 +123,41 @@ def test_the_end_lets_everybody_go() -> None:
     assert all(each.is_through() for each in waiting)
     assert [each.turn for each in waiting] == [None] * 3
     assert turns.take() is None
+
+
+def below(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have."""
+    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [each for child in children for each in below(child)]
+
+
+class TestOnAMount:
+    """A picture that takes long to be drawn."""
+
+    pytestmark = mark_fuse()
+
+    def test_who_reads_it_keeps_nobody_else_waiting(self, mounted: MountedVolume) -> None:
+        original = encoded(photo(3, (800, 600)), quality=92)
+        copy = encoded(Image.open(io.BytesIO(original)), quality=70)
+        for name, data in (("original.jpg", original), ("copy.jpg", copy), ("notes", b"text")):
+            (mounted.path / name).write_bytes(data)
+            mounted.settle()
+        path = mounted.remount()
+        assert os.getxattr(path / "copy.jpg", "user.dedupfs.kind") == b"rendition"
+        stopped = below(mounted.pid)
+        assert stopped
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        read: list[bytes] = []
+        reader = threading.Thread(target=lambda: read.append((path / "copy.jpg").read_bytes()), daemon=True)
+        try:
+            reader.start()
+            for _ in range(20):
+                assert (path / "notes").read_bytes() == b"text"
+                (path / "notes").chmod(0o600)
+            assert reader.is_alive()
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        reader.join(PATIENCE_SECONDS)
+        assert read == [copy]
