@@ -14,7 +14,6 @@ from pathlib import Path
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.mounts import is_mounted, mount_status, mountpoint_above
 from dedupfs.cli.progress import Progress
-from dedupfs.cli.users import described, users_of
 from dedupfs.errors import StoreError, UsageError
 from dedupfs.mount.ending import ended_badly
 from dedupfs.mount.status import PID_XATTR, SETTLE_XATTR, VOLUME_XATTR, WAITING_XATTR
@@ -101,6 +100,9 @@ def _unmount(mountpoint: Path) -> None:
             return
         # A file manager or an indexer often lets go a moment later.
         time.sleep(_POLL_SECONDS * (attempt + 1))
+    # What it needs takes a fifth of the time that this command takes to begin.
+    from dedupfs.cli.users import described, users_of
+
     users = users_of(mountpoint)
     if users:
         raise StoreError(f"cannot unmount {mountpoint}, it is busy: {described(users)}")
