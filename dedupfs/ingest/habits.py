@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.kernels import Arithmetic
-from dedupfs.ingest.scaling import ROUNDED, Kernel, Scaling, candidates, geometries
+from dedupfs.ingest.scaling import DEEP, DEEP_PNG, ROUNDED, Kernel, Scaling, candidates, geometries
 
 MAX_HABITS = 8
 """More than there are programs in one folder; each costs about a millisecond where it does not apply."""
@@ -53,8 +53,13 @@ USUAL = (
 """What Pillow's resize() and thumbnail() do, and the decoder alone."""
 
 
-_LIKELY = 3
-"""Of these, those that are tried on pictures of any format."""
+_LIKELY = (
+    *USUAL[:3],
+    Habit(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP, rounding=Rounding.FAST),
+    Habit(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP),
+    Habit(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP_PNG),
+)
+"""What is tried on pictures of any format: some of these, and ImageMagick's -resize up to quality 90 and above."""
 
 
 class Habits:
@@ -67,10 +72,11 @@ class Habits:
         """Have it tried first from now on."""
         self._latest = [habit, *(other for other in self._latest if other != habit)][:MAX_HABITS]
 
-    def likely(self, source_px: tuple[int, int], target_px: tuple[int, int], is_jpeg: bool) -> list[Scaling]:
+    def likely(
+        self, source_px: tuple[int, int], target_px: tuple[int, int], is_jpeg: bool
+    ) -> list[tuple[Scaling, Rounding]]:
         """Return a few ways to scale to try on pictures of any format; `is_jpeg` as in `candidates`."""
-        wanted = [*self._latest, *USUAL[:_LIKELY]]
-        return list(dict.fromkeys(scaling for scaling, _ in _matching(wanted, source_px, target_px, is_jpeg)))
+        return list(dict.fromkeys(_matching((*self._latest, *_LIKELY), source_px, target_px, is_jpeg)))
 
     def ways(self, source_px: tuple[int, int], target_px: tuple[int, int]) -> list[tuple[Scaling, Rounding]]:
         """Return what to try on two JPEGs: the habits, then what is usual.

@@ -202,6 +202,20 @@ def strip_to_coded(data: bytes) -> bytes:
     return data[start:]
 
 
+def with_size(coded: bytes, size_px: tuple[int, int]) -> bytes:
+    """Return coded segments whose frame header says this width and height.
+
+    Raises:
+        UndecodableError: there is none.
+    """
+    offset = 0
+    while (segment := _header_at(coded, offset)).marker not in _SOF_ANY:
+        offset = segment.end
+    width_px, height_px = size_px
+    place = segment.end - len(_body(coded, segment)) + 1
+    return coded[:place] + height_px.to_bytes(2, "big") + width_px.to_bytes(2, "big") + coded[place + 4 :]
+
+
 def read_frame(data: bytes) -> JpegFrame:
     """Return the encoder parameters that stand before the first scan; the rest of the file is not looked at.
 

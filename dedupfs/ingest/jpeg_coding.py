@@ -16,7 +16,7 @@ from PIL import Image
 from dedupfs.errors import IntegrityError, OversizeError
 from dedupfs.ingest import jpeg
 from dedupfs.ingest.decode import decode, translated
-from dedupfs.ingest.jpeg_rounding import Rounding, rounded
+from dedupfs.ingest.jpeg_rounding import Rounding, rounded, whole_blocks
 
 _LAYOUT = struct.Struct("<BBHBBB")
 _PROGRESSIVE, _OPTIMISE, _KEEP_RGB = 1, 2, 4
@@ -102,7 +102,7 @@ class JpegCoding:
                 tables = tuple(steps[at : at + 64] for at in range(0, len(steps), 64))
         except (struct.error, IndexError) as exc:
             raise IntegrityError("JPEG settings cut short") from exc
-        if subsampling > 2 or flags > 7 or not 1 <= count <= 3 or trim > TRIM_LEVELS or rounding > 2:
+        if subsampling > 2 or flags > 7 or not 1 <= count <= 3 or trim > TRIM_LEVELS or rounding > max(Rounding):
             raise IntegrityError("JPEG settings with a forbidden value")
         progressive, optimise, keep_rgb = bool(flags & _PROGRESSIVE), bool(flags & _OPTIMISE), bool(flags & _KEEP_RGB)
         return cls(tables, subsampling, progressive, optimise, keep_rgb, restart_blocks, trim, Rounding(rounding))
@@ -161,7 +161,7 @@ def fitted(
     whole = _rounded(image, coding)
     smallest = coded = b""
     for attempt in attempts:
-        coded = _encoded(whole, attempt)
+        coded = _encoded(whole, attempt, image.size)
         if len(coded) <= room:
             break
         if not smallest or len(coded) < len(smallest):
@@ -199,7 +199,7 @@ def encode(image: Image.Image, coding: JpegCoding) -> bytes:
     Raises:
         UndecodableError: the encoder failed.
     """
-    return _encoded(_rounded(image, coding), coding)
+    return _encoded(_rounded(image, coding), coding, image.size)
 
 
 def _tables(coding: JpegCoding) -> tuple[tuple[int, ...], ...]:
@@ -210,10 +210,17 @@ def _rounded(image: Image.Image, coding: JpegCoding) -> Image.Image:
     """Return the pixels that the library has to be given; scans and Huffman tables make no difference to them."""
     if coding.rounding is Rounding.LIBRARY or coding.keep_rgb:
         return image
-    return rounded(image, _tables(coding), _FACTORS[coding.subsampling], coding.rounding)
+    factors = _FACTORS[coding.subsampling]
+    if coding.rounding is Rounding.FAST:
+        return whole_blocks(image, _tables(coding), factors)
+    return rounded(image, _tables(coding), factors, coding.rounding)
 
 
-def _encoded(image: Image.Image, coding: JpegCoding) -> bytes:
+def _encoded(image: Image.Image, coding: JpegCoding, size_px: tuple[int, int]) -> bytes:
+    """Return the coded segments of an image, of which `size_px` is shown."""
+    if coding.progressive and image.size != size_px:
+        # The scans of one component leave out what is never shown, so that the code is of another length.
+        image = image.crop((0, 0, *size_px))
     out = io.BytesIO()
     with translated():
         image.save(
@@ -226,7 +233,7 @@ def _encoded(image: Image.Image, coding: JpegCoding) -> bytes:
             keep_rgb=coding.keep_rgb,
             restart_marker_blocks=coding.restart_blocks,
         )
-    return jpeg.strip_to_coded(out.getvalue())
+    return jpeg.with_size(jpeg.strip_to_coded(out.getvalue()), size_px)
 
 
 def _trimmed(table: tuple[int, ...], trim: int) -> tuple[int, ...]:

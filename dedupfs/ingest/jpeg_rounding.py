@@ -14,6 +14,8 @@ import numpy.typing as npt
 import scipy
 from PIL import Image
 
+from dedupfs.ingest import jpeg_fast
+
 _Plane = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
 
@@ -29,12 +31,14 @@ class Rounding(enum.IntEnum):
     """Ways to round; the numbers are part of the recipe format.
 
     LIBRARY leaves it to libjpeg, whose integer transform has halves go away from zero. UPWARD is that of its transform
-    in floating point, which ImageMagick uses: halves go up. INWARD is that of ffmpeg: the fraction must reach 5/8.
+    in floating point: halves go up. INWARD is that of ffmpeg: the fraction must reach 5/8. FAST is libjpeg's quick
+    transform, which ImageMagick uses up to quality 90.
     """
 
     LIBRARY = 0
     UPWARD = 1
     INWARD = 2
+    FAST = 3
 
 
 _INWARD_OFFSET = 0.375
@@ -52,6 +56,7 @@ def rounded(
         image: mode L, RGB or YCbCr.
         tables: quantization tables, row-major, one a component without trailing repeats.
         factors: how many columns and rows of luma there are to one of chroma.
+        rounding: any but FAST (see `whole_blocks`), which says nothing here.
     """
     size_px = image.size
     planes = _planes(image, factors)
@@ -59,6 +64,49 @@ def rounded(
     if len(done) == 1:
         return Image.fromarray(done[0])
     return merged(done, factors, size_px)
+
+
+def whole_blocks(image: Image.Image, tables: tuple[tuple[int, ...], ...], factors: tuple[int, int]) -> Image.Image:
+    """Return the picture as the fast transform codes it, filled up to what is coded at once, mode L or YCbCr.
+
+    What a reader never shows comes out as the library would have coded it too, so that the code is the same to the end.
+
+    Args:
+        image, tables, factors: as for `rounded`.
+    """
+    width_px, height_px = image.size
+    across, down = factors if image.mode != "L" else (1, 1)
+    unit = (_SIDE * across, _SIDE * down)
+    filled_px = (width_px + -width_px % unit[0], height_px + -height_px % unit[1])
+    samples = np.asarray(image)
+    beyond = ((0, 0), (0, filled_px[0] - width_px)) + ((0, 0),) * (samples.ndim - 2)
+    planes = _planes(Image.fromarray(np.pad(samples, beyond, mode="edge"), image.mode), factors)
+    done: list[_Plane] = []
+    for at, plane in enumerate(planes):
+        rows = filled_px[1] // (down if at else 1)
+        # Rows are repeated once chroma has been brought to fewer; columns before that.
+        plane = np.pad(plane, ((0, rows - len(plane)), (0, 0)), mode="edge")
+        table = tables[min(at, len(tables) - 1)]
+        pixels, levels = jpeg_fast.coded(plane, table)
+        if not at:
+            _fill_unseen(pixels, levels, table[0], (width_px, height_px))
+        done.append(pixels)
+    return Image.fromarray(done[0]) if len(done) == 1 else merged(done, factors, filled_px)
+
+
+def _fill_unseen(luma: _Plane, levels: jpeg_fast.Levels, step: int, size_px: tuple[int, int]) -> None:
+    """Give blocks beyond the edges the mean of the last block before them in the same unit. Source: jccoefct.c."""
+    across, down = (-(-side // _SIDE) for side in size_px)
+    means = levels[:, :, 0, 0].copy()
+    for column in range(across, means.shape[1]):
+        means[:, column] = means[:, column - 1]
+    for row in range(down, means.shape[0]):
+        means[row] = means[row - 1, np.minimum(np.arange(means.shape[1]) | 1, means.shape[1] - 1)]
+    unseen = np.ones(means.shape, bool)
+    unseen[:down, :across] = False
+    for row, column in np.argwhere(unseen):
+        tile = jpeg_fast.flat(means[row : row + 1, column], step)[0]
+        luma[row * _SIDE : (row + 1) * _SIDE, column * _SIDE : (column + 1) * _SIDE] = tile
 
 
 def merged(planes: list[_Plane], factors: tuple[int, int], size_px: tuple[int, int]) -> Image.Image:

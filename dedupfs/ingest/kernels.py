@@ -26,6 +26,9 @@ _STRIP_ROWS = 256
 _KEPT_WEIGHTS = 64
 """Results of `weights` that are kept: a search asks for the same window with one filter and several arithmetics."""
 
+_AHEAD = 1e-12
+"""What ImageMagick adds to a place so that ties go one way."""
+
 _FLOOR_SLACK = 0.001
 """Keeps sums that should be whole numbers from falling below them in single precision."""
 
@@ -98,15 +101,17 @@ class Axis:
 
 
 @functools.lru_cache(maxsize=_KEPT_WEIGHTS)
-def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[scipy.sparse.csr_array, int, int]:
-    """Return the weights of one axis for target places `first` to `last` (exclusive).
+def weights(
+    axis: Axis, shape: Shape, first: int, last: int, deep: bool = False
+) -> tuple[scipy.sparse.csr_array, int, int]:
+    """Return the weights of one axis for target places `first` to `last` (exclusive), in double precision for `deep`.
 
     Returns:
         A matrix (last - first, stop - start), and the range start, stop of source places that it wants.
     """
     ratio, limit = axis.step, axis.limit
     spread = max(ratio, 1.0) if shape.widens else 1.0
-    centres = np.clip(axis.origin + (np.arange(first, last) + 0.5) * ratio, 0.0, limit)
+    centres = np.clip(axis.origin + (np.arange(first, last) + 0.5) * ratio, 0.0, limit) + _AHEAD * deep
     reach = shape.reach * spread
     lows = np.floor(centres - reach).astype(np.int64)
     if not axis.repeats:
@@ -123,12 +128,13 @@ def weights(axis: Axis, shape: Shape, first: int, last: int) -> tuple[scipy.spar
         values[columns >= limit] = 0.0
     columns = np.clip(columns, 0, limit - 1)
     sums = values.sum(axis=1, keepdims=True)
-    values /= np.where(np.abs(sums) > 1e-9, sums, 1.0)
+    sums = np.where(np.abs(sums) > 1e-9, sums, 1.0)
+    values = values * (1.0 / sums) if deep else values / sums
     start, stop = int(columns.min()), int(columns.max()) + 1
     rows = np.repeat(np.arange(last - first), taps)
     places = columns.ravel() - start
     matrix = scipy.sparse.csr_array(
-        (values.ravel().astype(np.float32), (rows, places)), shape=(last - first, stop - start)
+        (values.ravel().astype(np.float64 if deep else np.float32), (rows, places)), shape=(last - first, stop - start)
     )
     return matrix, start, stop
 
@@ -139,13 +145,15 @@ class Arithmetic:
 
     `linear_light`: weight light (sRGB transfer curve undone) instead of code values; `floors`: cut fractions off
     instead of rounding, as ImageMagick does when it goes from 16 bits to 8; `down_first`: weight along columns before
-    rows; `stepwise`: round to whole levels between the two, as libvips does.
+    rows; `stepwise`: round to whole levels between the two, as libvips does; `deep`: round to 16 bits a channel there
+    and in the end, and weight first along the axis that shrinks more, as ImageMagick does.
     """
 
     linear_light: bool = False
     floors: bool = False
     down_first: bool = False
     stepwise: bool = False
+    deep: bool = False
 
 
 def resample(
@@ -166,21 +174,22 @@ def resample(
         window: left, upper, right, lower in the target.
     """
     left, upper, right, lower = window
-    across, x_start, x_stop = weights(axes[0], shape, left, right)
+    down_first = axes[0].step >= axes[1].step if arithmetic.deep else arithmetic.down_first
+    across, x_start, x_stop = weights(axes[0], shape, left, right, arithmetic.deep)
     strips: list[Bytes] = []
     for top in range(upper, lower, _STRIP_ROWS):
         bottom = min(lower, top + _STRIP_ROWS)
-        down, y_start, y_stop = weights(axes[1], shape, top, bottom)
+        down, y_start, y_stop = weights(axes[1], shape, top, bottom, arithmetic.deep)
         samples = np.asarray(image.crop((x_start, y_start, x_stop, y_stop)))
         samples = samples.reshape(y_stop - y_start, x_stop - x_start, -1)
         # A weighting goes along the first axis; turning bytes is cheaper than turning numbers.
-        samples = samples if arithmetic.down_first else np.ascontiguousarray(samples.transpose(1, 0, 2))
+        samples = samples if down_first else np.ascontiguousarray(samples.transpose(1, 0, 2))
         values = _weighable(samples, image.mode, arithmetic)
-        first, second = (down, across) if arithmetic.down_first else (across, down)
+        first, second = (down, across) if down_first else (across, down)
         values = _stepped(_apply(first, values), arithmetic)
         values = _stepped(_apply(second, np.ascontiguousarray(values.transpose(1, 0, 2))), arithmetic)
         made = _samples(values, image.mode, arithmetic)
-        strips.append(made.transpose(1, 0, 2) if arithmetic.down_first else made)
+        strips.append(made.transpose(1, 0, 2) if down_first else made)
     whole = np.concatenate(strips)
     return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
 
@@ -196,6 +205,9 @@ def _stepped(values: Floats, arithmetic: Arithmetic) -> Floats:
     np.clip(values, 0, 255, out=values)
     if arithmetic.stepwise:
         np.floor(values + np.float32(0.5), out=values)
+    if arithmetic.deep:
+        np.floor(values * _DEEP + np.float32(0.5), out=values)
+        values /= _DEEP
     return values
 
 
@@ -224,10 +236,17 @@ def _codes(values: Floats, offset: np.float32, arithmetic: Arithmetic) -> Bytes:
     if arithmetic.linear_light:
         light = (values * np.float32(_LIGHT_STEPS / 255) + np.float32(0.5)).astype(np.int32)
         values = _FROM_LIGHT[light]
+    if arithmetic.deep:
+        # Source: ImageMagick 6, quantum-private.h, ScaleQuantumToChar(), which is not quite a division by 257.
+        wide = (values * _DEEP + np.float32(0.5)).astype(np.uint32)
+        narrow = wide // 257 if arithmetic.floors else (wide + 128 - (wide + 128 >> 8)) >> 8
+        return narrow.astype(np.uint8)
     codes: Bytes = np.minimum(values + offset, np.float32(255)).astype(np.uint8)
     return codes
 
 
+_DEEP = np.float32(257)
+"""Steps of 16 bits in a level of 8."""
 _LIGHT_STEPS = 65535
 _code = np.arange(256) / 255
 _TO_LIGHT: Floats = (255 * np.where(_code <= 0.04045, _code / 12.92, ((_code + 0.055) / 1.055) ** 2.4)).astype(

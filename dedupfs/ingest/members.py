@@ -37,8 +37,8 @@ class Member:
     `sections` are its own bytes, `modes` the pixel modes it can be encoded from, `steps` how coarsely it was quantized.
     `fitted` yields (settings, file) of encodings of an image, each of exactly the written size, likeliest first;
     `requantized` is an image through the member's encoder and back. `roundings` are other views of a JPEG: the same
-    file, if an encoder made it that rounds in another way. `faithful` is False where another codec stands in for the
-    member's own in `requantized`.
+    file, if an encoder made it that rounds in another way (`rounding`). `faithful` is False where another codec stands
+    in for the member's own in `requantized`.
     """
 
     picture_format: PictureFormat
@@ -47,6 +47,7 @@ class Member:
     steps: Steps
     fitted: Callable[[Image.Image], Iterator[tuple[bytes, bytes]]]
     requantized: Callable[[Image.Image], Image.Image]
+    rounding: Rounding = Rounding.LIBRARY
     roundings: tuple[Member, ...] = ()
     faithful: bool = True
 
@@ -150,9 +151,10 @@ def _jpeg(data: bytes) -> Member:
             steps,
             lambda image: jpeg_coding.fitted(image, coding, sections, len(data)),
             lambda image: jpeg_coding.requantized(image, coding),
+            coding.rounding,
         )
 
-    others = [rounding for rounding in Rounding if rounding is not usual.rounding and not usual.keep_rgb]
+    others = [] if usual.keep_rgb else [Rounding.FAST, Rounding.UPWARD, Rounding.INWARD]
     return replace(
         rounding_as(usual), roundings=tuple(rounding_as(replace(usual, rounding=rounding)) for rounding in others)
     )

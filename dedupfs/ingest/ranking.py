@@ -16,8 +16,8 @@ from dedupfs.ingest.habits import LATELY
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.rendition import in_mode
 from dedupfs.ingest.scaling import (
+    PILLOW_FILTERS,
     ROUNDED,
-    Base,
     Scaling,
     candidates,
     exact_window,
@@ -112,18 +112,22 @@ class Ranking:
         """
         centres = [centre(window) for window in self._windows]
         wanted = [inner(self._image.crop(window)) for window in centres]
-        for way in LATELY.likely(source_px, self._image.size, is_jpeg):
-            for down_first in (False, True):
+        views = {view.rounding: view for view in (*self._member.roundings, self._member)}
+        for way, rounding in LATELY.likely(source_px, self._image.size, is_jpeg):
+            view = views.get(rounding)
+            if view is None:
+                continue
+            for down_first in (False, True) if way.kernel in PILLOW_FILTERS else (False,):
                 pairs = zip(centres, wanted, strict=True)
-                if all(self._is_identical(way, self._bases(way), down_first, *pair) for pair in pairs):
+                if all(self._is_identical(way, view, down_first, *pair) for pair in pairs):
                     return way
         return None
 
     def _is_identical(
-        self, way: Scaling, base: Base, down_first: bool, window: Window, wanted: npt.NDArray[np.float32]
+        self, way: Scaling, view: Member, down_first: bool, window: Window, wanted: npt.NDArray[np.float32]
     ) -> bool:
-        made = in_mode(exact_window(base, way, self._image.size, window, down_first), self._member.mode)
-        return not squared(wanted, self._requantized([made])[0])
+        made = in_mode(exact_window(self._bases(way), way, self._image.size, window, down_first), view.mode)
+        return not squared(wanted, requantized([made], view, self._image.mode)[0])
 
     def _excess_of(self, way: Scaling, window: Window) -> float:
         """Return the excess of one window of the member with a way to scale."""

@@ -121,7 +121,7 @@ class Recipe:
         width_px, height_px, arithmetic, step, centred = fields[10:]
         if (
             version != _VERSION
-            or arithmetic > 15
+            or arithmetic > 31
             or centred > 1
             or draft not in (1, 2, 4, 8)
             or not 1 <= orientation <= 8
@@ -142,7 +142,7 @@ class Recipe:
                     Kernel(kernel),
                     draft,
                     (reduce_x, reduce_y),
-                    Arithmetic(*(bool(arithmetic >> bit & 1) for bit in range(4))),
+                    Arithmetic(*(bool(arithmetic >> bit & 1) for bit in range(5))),
                     step,
                     bool(centred),
                 ),

@@ -87,6 +87,9 @@ _IN_LIGHT = (Kernel.FLOAT_LANCZOS3, Kernel.FLOAT_CATMULL_ROM, Kernel.FLOAT_MITCH
 
 
 ROUNDED = kernels.Arithmetic()
+DEEP = kernels.Arithmetic(deep=True)
+DEEP_PNG = kernels.Arithmetic(floors=True, deep=True)
+"""ImageMagick's, and that on the way to a PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,10 +342,10 @@ def rare(source_px: tuple[int, int], target_px: tuple[int, int]) -> list[Scaling
 
 
 def refinements(scaling: Scaling) -> list[Scaling]:
-    """Return the same filter with other arithmetic: in linear light, fractions cut off, rounded between the axes."""
+    """Return the same filter with other arithmetic: in 16 bits, in linear light, fractions cut off, in whole levels."""
     if scaling.kernel not in _FLOAT:
         return []
-    every = [
+    every = [DEEP, DEEP_PNG] + [
         kernels.Arithmetic(linear_light, floors, down_first)
         for floors, linear_light, down_first in itertools.product((True, False), (False, True), (True, False))
         if floors or linear_light or down_first
