@@ -174,8 +174,32 @@ def planes(data: bytes) -> Image.Image:
         raise UnfitPictureError("a JPEG of unusual sampling")
 
 
+def coded_planes(data: bytes) -> list[Image.Image]:
+    """Return luma and the two planes of chroma of a JPEG, mode L, these in as many samples as are coded.
+
+    Raises:
+        UndecodableError: as `decode`.
+        UnfitPictureError: as `decode`, and where chroma has as many samples as luma, or there is none.
+    """
+    whole = planes(data)
+    with translated():
+        factors = _chroma_factors(_header_of(data)) if whole.mode == "YCbCr" else (1, 1)
+    if factors == (1, 1):
+        raise UnfitPictureError("a JPEG whose chroma is whole")
+    luma, *chroma = whole.split()
+    return [luma, *(_thinned(plane, factors) for plane in chroma)]
+
+
+def _thinned(plane: Image.Image, factors: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(np.asarray(plane)[:: factors[1], :: factors[0]]))
+
+
+def _header_of(data: bytes) -> Image.Image:
+    return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+
+
 def _drafted(data: bytes, size_px: tuple[int, int] | None) -> Image.Image:
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    image = _header_of(data)
     if image.width * image.height > MAX_PIXELS or image.mode not in ("L", "RGB"):
         raise UnfitPictureError("no picture of luma and chroma")
     if image.mode == "RGB":
@@ -187,9 +211,12 @@ def _drafted(data: bytes, size_px: tuple[int, int] | None) -> Image.Image:
 def _chroma_factors(image: Image.Image) -> tuple[int, int]:
     layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
     sampling = [(across, down) for _, across, down, _ in layers]
-    if len(sampling) != 3 or sampling[1] != sampling[2] or sampling[1] != (1, 1):
+    if len(sampling) != 3 or sampling[1] != sampling[2]:
         raise UnfitPictureError("a JPEG of unusual sampling")
-    return sampling[0]
+    (across, down), (chroma_across, chroma_down) = sampling[:2]
+    if across % chroma_across or down % chroma_down:
+        raise UnfitPictureError("a JPEG of unusual sampling")
+    return across // chroma_across, down // chroma_down
 
 
 def _unsmoothed(plane: Image.Image) -> Image.Image:

@@ -40,8 +40,9 @@ from dedupfs.ingest.outcome import (
 )
 from dedupfs.ingest.ranking import Ranking, requantized, squared
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
-from dedupfs.ingest.rendition import in_mode
+from dedupfs.ingest.rendition import as_encoded, in_mode
 from dedupfs.ingest.scaling import (
+    PLANES,
     Kernel,
     Scaling,
     scaled,
@@ -84,6 +85,10 @@ HOPELESS_WINDOW = 2.0
 
 HOPELESS_LOSSY = 8.0
 """Excess, before it is encoded, from which a rendition of a lossy WebP has never passed afterwards."""
+
+MOST_PLANES_EXCESS = 0.9
+"""Of the limits where luma and chroma were scaled apart: copies by ffmpeg measure up to 0.86, and a copy at 60 % of an
+edit, a digit that is 15 levels darker, 0.93."""
 
 GREY_FINE, GREY_COARSE = 5.0, 2.5
 """Chroma levels of a colour representative that a greyscale member may have dropped: JPEG noise on a grey picture."""
@@ -195,7 +200,8 @@ class _Search:
             if self._is_hopeless(image):
                 fitted_any = True
                 continue
-            finishes = self._finishes(Finish(treatment, in_mode(image, self._opened.mode), self._opened), scaling)
+            image = as_encoded(image, self._opened.mode, bool(self._opened.roundings))
+            finishes = self._finishes(Finish(treatment, image, self._opened), scaling)
             fitted_any = fitted_any or not finishes
             for finish in finishes:
                 best, fits_size = self._fitted(finish, scaling)
@@ -274,7 +280,7 @@ class _Search:
         if coded is not None:
             treatment, image = coded
             roundings = usual.member.roundings
-            image = image if roundings and image.mode != "L" else in_mode(image, usual.member.mode)
+            image = as_encoded(image, usual.member.mode, bool(roundings))
             for member in (usual.member, *roundings):
                 yield Finish(treatment, image, member)
 
@@ -369,6 +375,7 @@ class _Search:
         """True unless colour would be lost: a greyscale member and pixels that are not grey."""
         if self._opened.mode not in ("L", "LA") or image.mode in ("L", "LA"):
             return True
+        image = image.convert("RGB") if image.mode == "YCbCr" else image
         differences = verify(image.convert("L"), image, self._opened.steps).differences
         return differences.fine_chroma <= GREY_FINE and differences.coarse_chroma <= GREY_COARSE
 
@@ -394,7 +401,8 @@ class _Search:
             steps = palette.steps_of(image, again.image).beside(self._source_steps, self._shrink)
         verdict = verify(picture.image, again.image, steps)
         self._note(verdict)
-        if not verdict.matches and self._policy is not Policy.PERCEPTUAL:
+        allowed = MOST_PLANES_EXCESS if recipe.scaling.kernel in PLANES else 1.0
+        if verdict.excess > allowed and self._policy is not Policy.PERCEPTUAL:
             return None
         fit_found = Fit(
             recipe.to_bytes(),

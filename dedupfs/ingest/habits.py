@@ -57,9 +57,10 @@ _LIKELY = (
     *USUAL[:3],
     Habit(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP, rounding=Rounding.FAST),
     Habit(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP),
+    Habit(Kernel.SAMPLED_LANCZOS3, rounding=Rounding.FAST),
     Habit(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP_PNG),
 )
-"""What is tried on pictures of any format: some of these, and ImageMagick's -resize up to quality 90 and above."""
+"""What is tried on pictures of any format: some of these, and ImageMagick's -resize and -thumbnail."""
 
 
 class Habits:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from dedupfs.ingest.habits import LATELY
+from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.members import Member
-from dedupfs.ingest.rendition import in_mode
+from dedupfs.ingest.rendition import as_encoded, in_mode
 from dedupfs.ingest.scaling import (
     PILLOW_FILTERS,
+    PLANES,
     ROUNDED,
     Scaling,
     candidates,
@@ -67,6 +69,7 @@ class Ranking:
         """
         self._image = image
         self._member = member
+        self._views = {view.rounding: view for view in (*member.roundings, member)}
         self._bases = bases
         self._steps = steps
         self._may_reject = may_reject
@@ -90,7 +93,8 @@ class Ranking:
         if self._may_reject:
             excess = self._excess_of(ways[0], windows[0])
             if excess > UNUSUAL_FILTER:
-                ways = [way for way, _ in self._by_error([*ways, *rare(source_px, self._image.size)], windows[:1])]
+                unusual = rare(source_px, self._image.size, self._bases.has_planes)
+                ways = [way for way, _ in self._by_error([*ways, *unusual], windows[:1])]
                 excess = min(excess, self._excess_of(ways[0], windows[0]))
             if excess > HOPELESS_FILTER:
                 return [], excess
@@ -112,9 +116,8 @@ class Ranking:
         """
         centres = [centre(window) for window in self._windows]
         wanted = [inner(self._image.crop(window)) for window in centres]
-        views = {view.rounding: view for view in (*self._member.roundings, self._member)}
         for way, rounding in LATELY.likely(source_px, self._image.size, is_jpeg):
-            view = views.get(rounding)
+            view = self._views.get(rounding)
             if view is None:
                 continue
             for down_first in (False, True) if way.kernel in PILLOW_FILTERS else (False,):
@@ -131,8 +134,8 @@ class Ranking:
 
     def _excess_of(self, way: Scaling, window: Window) -> float:
         """Return the excess of one window of the member with a way to scale."""
-        image = in_mode(scaled(self._bases(way), way, self._image.size, window), self._member.mode)
-        made = self._requantized([image])[0]
+        image = self._scaled(way, window)
+        made = requantized([image], self._view(way), self._image.mode)[0]
         return local_excess(trimmed(self._image.crop(window)), trimmed(made), self._steps)
 
     def _by_error(self, ways: list[Scaling], windows: list[Window]) -> list[tuple[Scaling, float]]:
@@ -140,14 +143,18 @@ class Ranking:
         wanted = [inner(self._image.crop(window)) for window in windows]
         errors: list[float] = []
         for scaling in ways:
-            base = self._bases(scaling)
-            made = [in_mode(scaled(base, scaling, self._image.size, window), self._member.mode) for window in windows]
-            pairs = zip(wanted, self._requantized(made), strict=True)
+            made = [self._scaled(scaling, window) for window in windows]
+            pairs = zip(wanted, requantized(made, self._view(scaling), self._image.mode), strict=True)
             errors.append(sum(squared(want, got) for want, got in pairs))
         return [(ways[at], errors[at]) for at in np.argsort(errors, kind="stable")]
 
-    def _requantized(self, windows: list[Image.Image]) -> list[Image.Image]:
-        return requantized(windows, self._member, self._image.mode)
+    def _scaled(self, way: Scaling, window: Window) -> Image.Image:
+        image = scaled(self._bases(way), way, self._image.size, window)
+        return as_encoded(image, self._member.mode, bool(self._member.roundings))
+
+    def _view(self, way: Scaling) -> Member:
+        """Return the member as the program that scales this way rounds: ffmpeg's leaves copies softer."""
+        return self._views.get(Rounding.INWARD, self._member) if way.kernel in PLANES else self._member
 
 
 def requantized(windows: list[Image.Image], member: Member, mode: str) -> list[Image.Image]:

@@ -35,3 +35,8 @@ def render(representative: bytes, recipe: bytes, own: bytes, size_bytes: int) ->
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """Return the image in the mode that is encoded; alpha is dropped, or made opaque where there was none."""
     return image if image.mode == mode else image.convert(mode)
+
+
+def as_encoded(image: Image.Image, mode: str, keeps_planes: bool) -> Image.Image:
+    """Return the image in the mode that is encoded; luma and chroma stay as they are where the encoder takes them."""
+    return image if keeps_planes and image.mode == "YCbCr" else in_mode(image, mode)

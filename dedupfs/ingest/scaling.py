@@ -48,6 +48,11 @@ class Kernel(enum.IntEnum):
     NEAREST_CORNER = 33
     MESH = 34
     MIPMAP = 35
+    PLANES_SWSCALE = 36
+    PLANES_TRIANGLE = 37
+    PLANES_AREA = 38
+    PLANES_LANCZOS3 = 39
+    SAMPLED_LANCZOS3 = 40
 
 
 _PILLOW = {
@@ -78,6 +83,14 @@ _FLOAT = {
     Kernel.FLOAT_BOX: kernels.BOX,
     Kernel.POINT_LINEAR_SWSCALE: kernels.POINT_LINEAR,
 }
+
+PLANES = {
+    Kernel.PLANES_SWSCALE: Kernel.FLOAT_SWSCALE,
+    Kernel.PLANES_TRIANGLE: Kernel.FLOAT_TRIANGLE,
+    Kernel.PLANES_AREA: Kernel.FLOAT_AREA,
+    Kernel.PLANES_LANCZOS3: Kernel.FLOAT_LANCZOS3,
+}
+"""What ffmpeg does to a JPEG: luma and chroma are scaled each by itself, in the samples that are coded."""
 
 _RARE = (Kernel.POINT_LINEAR_SWSCALE, Kernel.MESH)
 """Filters that are asked for by name and seldom, tried only when all others are far off."""
@@ -113,10 +126,14 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A representative decoded at some draft scale and reduced; `extent_px` is the width and height that it shows."""
+    """A representative decoded at some draft scale and reduced; `extent_px` is the width and height that it shows.
+
+    For PLANES the image is its luma, and `chroma` its other planes.
+    """
 
     image: Image.Image
     extent_px: tuple[float, float]
+    chroma: tuple[Image.Image, ...] = ()
 
 
 def reduced(image: Image.Image, extent_px: tuple[float, float], reduction: tuple[int, int]) -> Base:
@@ -166,6 +183,10 @@ def scaled(
     if shape is not None:
         axes = _axes(base, target_px, scaling)
         return kernels.resample(base.image, axes, (left, upper, right, lower), shape, scaling.arithmetic)
+    if scaling.kernel in PLANES:
+        return _planes(base, scaling, target_px, (left, upper, right, lower))
+    if scaling.kernel is Kernel.SAMPLED_LANCZOS3:
+        return _sampled(base, target_px, (left, upper, right, lower))
     if scaling.kernel is Kernel.MIPMAP:
         linear = replace(scaling, kernel=Kernel.POINT_LINEAR, arithmetic=kernels.Arithmetic(floors=True))
         return scaled(base, linear, target_px, window)
@@ -179,6 +200,48 @@ def scaled(
     ratio_x, ratio_y = base.extent_px[0] / width_px, base.extent_px[1] / height_px
     box = (left * ratio_x, upper * ratio_y, right * ratio_x, lower * ratio_y)
     return base.image.resize((right - left, lower - upper), _PILLOW[scaling.kernel], box)
+
+
+def _planes(base: Base, scaling: Scaling, target_px: tuple[int, int], window: tuple[int, int, int, int]) -> Image.Image:
+    """Return luma and chroma, mode YCbCr, chroma in as few samples as before and each of these repeated."""
+    alone = replace(scaling, kernel=PLANES[scaling.kernel])
+    made = [scaled(base, alone, target_px, window)]
+    for plane in base.chroma:
+        factors = [round(whole / part) for whole, part in zip(base.image.size, plane.size, strict=True)]
+        fewer_px = [-(-side // factor) for side, factor in zip(target_px, factors, strict=True)]
+        first = [place // factor for place, factor in zip(window[:2], factors, strict=True)]
+        last = [-(-place // factor) for place, factor in zip(window[2:], factors, strict=True)]
+        extent_px = (float(plane.width), float(plane.height))
+        small = scaled(
+            Base(plane, extent_px), alone, (fewer_px[0], fewer_px[1]), (first[0], first[1], last[0], last[1])
+        )
+        samples = np.asarray(small).repeat(factors[1], axis=0).repeat(factors[0], axis=1)
+        down, across = (window[1] - first[1] * factors[1], window[0] - first[0] * factors[0])
+        part = samples[down : down + made[0].height, across : across + made[0].width]
+        made.append(Image.fromarray(np.ascontiguousarray(part)))
+    return Image.merge("YCbCr", made)
+
+
+_SAMPLES = 5
+"""Source pixels along each side that -thumbnail picks for a target pixel."""
+
+MOST_SAMPLED_SHARE = 0.1
+"""Of the source's pixels: -thumbnail resizes larger targets as -resize does."""
+
+
+def _sampled(base: Base, target_px: tuple[int, int], window: tuple[int, int, int, int]) -> Image.Image:
+    """Return a window of what ImageMagick's -thumbnail makes: single pixels five times as dense, then its usual filter.
+
+    Source: ImageMagick 6, resize.c, ThumbnailImage().
+    """
+    reach = math.ceil(kernels.LANCZOS3.reach) * _SAMPLES
+    dense_px = (_SAMPLES * target_px[0], _SAMPLES * target_px[1])
+    first = [max(0, _SAMPLES * place - reach) for place in window[:2]]
+    last = [min(most, _SAMPLES * place + reach) for place, most in zip(window[2:], dense_px, strict=True)]
+    picked = _picked(base, dense_px, (first[0], first[1], last[0], last[1]), corner=False)
+    step = float(_SAMPLES)
+    across, down = (kernels.Axis(step, -float(start), stop - start) for start, stop in zip(first, last, strict=True))
+    return kernels.resample(picked, (across, down), window, kernels.LANCZOS3, DEEP)
 
 
 def exact_window(
@@ -303,6 +366,8 @@ def candidates(
     if lying.step:
         # Besides the others, not instead: of copies by the hardest filters the middling one tells little.
         found += [replace(lying, kernel=kernel) for kernel in usual]
+    if target_px[0] * target_px[1] <= MOST_SAMPLED_SHARE * source_px[0] * source_px[1]:
+        found.append(Scaling(Kernel.SAMPLED_LANCZOS3))
     ratio = min(source_px[0] / target_px[0], source_px[1] / target_px[1])
     for gap in _REDUCING_GAPS:
         across, down = (max(1, int(s / t / gap)) for s, t in zip(source_px, target_px, strict=True))
@@ -325,14 +390,16 @@ _NEAR_LEVEL = 0.05
 """Share of a level by which the rounding of sizes may have taken a browser to the next one."""
 
 
-def rare(source_px: tuple[int, int], target_px: tuple[int, int]) -> list[Scaling]:
+def rare(source_px: tuple[int, int], target_px: tuple[int, int], has_planes: bool = False) -> list[Scaling]:
     """Return ways to resize that are worth a try when none of `candidates` is close.
 
     Args:
         source_px, target_px: width and height, turned the same way.
+        has_planes: the source is a JPEG with fewer samples of chroma than of luma.
     """
     light = kernels.Arithmetic(linear_light=True)
     found = [Scaling(kernel) for kernel in _RARE] + [Scaling(kernel, arithmetic=light) for kernel in _IN_LIGHT]
+    found += [Scaling(kernel) for kernel in PLANES if has_planes]
     level = math.log2(min(source / target for source, target in zip(source_px, target_px, strict=True)))
     factors = {1 << max(0, math.floor(level + slack)) for slack in (-_NEAR_LEVEL, _NEAR_LEVEL)} - {1}
     # What browsers do with an odd side is not known here.

@@ -10,9 +10,11 @@ import io
 from PIL import Image, ImageCms
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
-from dedupfs.ingest.decode import Picture, decode, planes, translated, transposed
+from dedupfs.ingest.decode import Picture, coded_planes, decode, planes, translated, transposed
 from dedupfs.ingest.recipe import Colour, Ground, Treatment
-from dedupfs.ingest.scaling import Base, Kernel, Scaling, halved, reduced
+from dedupfs.ingest.scaling import PLANES, Base, Kernel, Scaling, halved, reduced
+from dedupfs.ingest.sniff import sniff
+from dedupfs.model import PictureFormat
 
 
 def treated(picture: Picture, treatment: Treatment) -> Image.Image:
@@ -67,6 +69,7 @@ class Bases:
     def __init__(self, representative: bytes, treatment: Treatment) -> None:
         self.treatment = treatment
         self._representative = representative
+        self._planes: list[Image.Image] = []
         self._drafts: dict[int, tuple[Image.Image, tuple[float, float]]] = {}
 
     def __call__(self, scaling: Scaling) -> Base:
@@ -75,12 +78,31 @@ class Bases:
         Raises:
             UndecodableError, UnfitPictureError: the representative does not decode.
         """
+        if scaling.kernel in PLANES:
+            luma, *chroma = self._coded_planes()
+            return Base(luma, (float(luma.width), float(luma.height)), tuple(chroma))
         if scaling.draft not in self._drafts:
             self._drafts[scaling.draft] = self._decoded(scaling.draft)
         image, extent_px = self._drafts[scaling.draft]
         if scaling.kernel is Kernel.MIPMAP:
             return halved(image, scaling.reduction[0])
         return reduced(image, extent_px, scaling.reduction)
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether the kernels in PLANES can be asked for."""
+        if self.treatment.colour is not Colour.PLAIN or sniff(self._representative) is not PictureFormat.JPEG:
+            return False
+        try:
+            return bool(self._coded_planes())
+        except (UnfitPictureError, UndecodableError):
+            return False
+
+    def _coded_planes(self) -> list[Image.Image]:
+        if not self._planes:
+            turned = self.treatment.orientation
+            self._planes = [transposed(plane, turned) for plane in coded_planes(self._representative)]
+        return self._planes
 
     def _decoded(self, draft: int) -> tuple[Image.Image, tuple[float, float]]:
         if self.treatment.colour is Colour.PLANES:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 
-from dedupfs.ingest import jobs
-from dedupfs.ingest.decode import decode
+from dedupfs.ingest import jobs, jpeg
+from dedupfs.ingest.decode import coded_planes, decode
 from dedupfs.ingest.jobs import Fit, Misfit
+from dedupfs.ingest.jpeg_coding import coding_of, encode
+from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.kernels import Arithmetic
-from dedupfs.ingest.scaling import Base, Kernel, Scaling, halved, scaled
+from dedupfs.ingest.recipe import Recipe, Treatment
+from dedupfs.ingest.scaling import DEEP, PLANES, Base, Kernel, Scaling, candidates, halved, scaled
+from dedupfs.ingest.treatment import Bases
 from dedupfs.model import Policy
 from tests.ingest.drawing import encoded, photo
 
@@ -27,6 +33,58 @@ FAST = [
     [48, 100, 175, 143, 208, 142, 68, 74, 95, 110, 159, 76, 131, 97, 68, 158, 156],
 ]
 
+THUMBNAIL_ROW = [
+    87,
+    93,
+    115,
+    138,
+    134,
+    155,
+    146,
+    149,
+    111,
+    122,
+    120,
+    106,
+    101,
+    150,
+    142,
+    127,
+    167,
+    95,
+    105,
+    86,
+    96,
+    116,
+    154,
+    117,
+    128,
+    89,
+    133,
+    152,
+    143,
+    151,
+    139,
+    116,
+    127,
+    121,
+    128,
+    120,
+    119,
+    114,
+    113,
+    115,
+]
+RESIZED = [
+    [119, 132, 129, 125, 128, 118, 131, 134, 126, 123, 129],
+    [139, 129, 126, 128, 128, 127, 129, 121, 127, 139, 127],
+    [130, 132, 127, 129, 132, 130, 135, 123, 126, 129, 132],
+    [133, 134, 134, 128, 127, 127, 129, 126, 129, 130, 129],
+    [122, 129, 135, 132, 126, 123, 130, 130, 127, 129, 132],
+    [126, 123, 131, 129, 123, 127, 126, 129, 134, 130, 129],
+    [125, 127, 120, 121, 125, 130, 129, 128, 137, 132, 122],
+]
+
 
 def test_they_make_what_the_tools_make() -> None:
     random = np.random.default_rng(1)
@@ -37,7 +95,19 @@ def test_they_make_what_the_tools_make() -> None:
     assert np.abs(np.asarray(fast).astype(int) - np.array(FAST)).max() <= 1
 
 
-@pytest.mark.parametrize("kernel", [Kernel.MESH, Kernel.POINT_LINEAR_SWSCALE])
+def test_what_thumbnail_makes() -> None:
+    # By `convert -thumbnail 40x30!` and `convert -resize 11x7!` of ImageMagick 6.9.
+    source = Image.fromarray(np.random.default_rng(1).integers(0, 256, (120, 160), np.uint8))
+    base = Base(source, (160.0, 120.0))
+    thumbnail = scaled(base, Scaling(Kernel.SAMPLED_LANCZOS3), (40, 30))
+    assert np.asarray(thumbnail)[0].tolist() == THUMBNAIL_ROW
+    resized = scaled(base, Scaling(Kernel.FLOAT_LANCZOS3, arithmetic=DEEP), (11, 7))
+    assert np.asarray(resized).tolist() == RESIZED
+    assert Scaling(Kernel.SAMPLED_LANCZOS3) in candidates((160, 120), (40, 30), True)
+    assert Scaling(Kernel.SAMPLED_LANCZOS3) not in candidates((160, 120), (80, 60), True)
+
+
+@pytest.mark.parametrize("kernel", [Kernel.MESH, Kernel.POINT_LINEAR_SWSCALE, Kernel.SAMPLED_LANCZOS3])
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_a_window_is_a_part_of_the_whole(kernel: Kernel, mode: str) -> None:
     image = PIXELS.convert(mode)
@@ -85,3 +155,62 @@ def test_lettering_made_smaller_in_linear_light_is_found() -> None:
     member = encoded(scaled(Base(pixels, (600.0, 400.0)), scaling, (300, 200)), quality=88)
     found = jobs.fit(member, base, Policy.VERIFIED)
     assert isinstance(found, Fit), found
+
+
+def colourful(seed: int) -> Image.Image:
+    """Return a picture whose colours change within few pixels."""
+    colours = np.random.default_rng(seed).integers(64, 192, (40, 54, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((430, 318), Image.Resampling.BICUBIC)
+
+
+def scaled_planes(data: bytes, size_px: tuple[int, int], kernel: Image.Resampling) -> Image.Image:
+    """Return what comes of scaling luma and the coded samples of chroma each by themselves."""
+    luma, *chroma = coded_planes(data)
+    half_px = (-(-size_px[0] // 2), -(-size_px[1] // 2))
+    doubled = (2 * half_px[0], 2 * half_px[1])
+    parts = [plane.resize(half_px, kernel).resize(doubled, Image.Resampling.NEAREST) for plane in chroma]
+    return Image.merge("YCbCr", [luma.resize(size_px, kernel), *(part.crop((0, 0, *size_px)) for part in parts)])
+
+
+def as_ffmpeg_rounds(image: Image.Image, quality: int) -> bytes:
+    coding = coding_of(jpeg.split(encoded(image.convert("RGB"), quality=quality)))
+    return jpeg.SOI + encode(image, replace(coding, rounding=Rounding.INWARD))
+
+
+@pytest.mark.parametrize("size_px", [(215, 159), (323, 239), (127, 94)])
+def test_copies_whose_chroma_was_scaled_by_itself_are_found(size_px: tuple[int, int]) -> None:
+    base = encoded(colourful(1), quality=92)
+    member = as_ffmpeg_rounds(scaled_planes(base, size_px, Image.Resampling.BILINEAR), 90)
+    found = jobs.fit(member, base, Policy.VERIFIED)
+    assert isinstance(found, Fit), found
+    assert Recipe.from_bytes(found.recipe).scaling.kernel in PLANES
+    assert len(jobs.render(base, found.recipe, found.own, len(member))) == len(member)
+
+
+def test_edits_are_no_copies_whose_chroma_was_scaled_by_itself() -> None:
+    base = encoded(colourful(1), quality=92)
+    less = ImageEnhance.Color(colourful(1)).enhance(0.8)
+    spotted = colourful(1)
+    spotted.paste((255, 0, 0), (200, 150, 208, 158))
+    blurred = colourful(1).filter(ImageFilter.GaussianBlur(1.5))
+    for changed in (less, spotted, blurred, ImageChops.offset(colourful(1), 1, 0)):
+        edit = encoded(changed, quality=92)
+        member = as_ffmpeg_rounds(scaled_planes(edit, (215, 159), Image.Resampling.BILINEAR), 90)
+        assert isinstance(jobs.fit(member, base, Policy.VERIFIED), Misfit)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("subsampling", [1, 2])
+def test_a_window_of_scaled_planes_is_a_part_of_the_whole(orientation: int, subsampling: int) -> None:
+    bases = Bases(encoded(colourful(2), quality=92, subsampling=subsampling), Treatment(orientation))
+    assert bases.has_planes
+    scaling = Scaling(Kernel.PLANES_SWSCALE)
+    whole = scaled(bases(scaling), scaling, (201, 153))
+    for window in ((0, 0, 201, 153), (48, 32, 144, 128), (33, 21, 201, 153)):
+        assert scaled(bases(scaling), scaling, (201, 153), window).tobytes() == whole.crop(window).tobytes()
+
+
+def test_pictures_without_chroma_of_its_own_size_have_no_planes() -> None:
+    for data in (encoded(PIXELS, quality=90, subsampling=0), encoded(PIXELS.convert("L")), encoded(PIXELS, "PNG")):
+        assert not Bases(data, Treatment()).has_planes
+    assert Bases(encoded(PIXELS, quality=90), Treatment()).has_planes
