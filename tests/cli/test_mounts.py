@@ -194,11 +194,11 @@ def test_a_mount_in_the_foreground_ends_with_a_signal(tmp_path: Path, number: in
 
 def test_a_mount_that_nobody_uses_goes(tmp_path: Path) -> None:
     mounted = MountedVolume(make_volume(tmp_path / "volume"), tmp_path / "mount", tmp_path / "log")
-    seconds = 1.0
+    seconds = 2.0
     try:
         mounted.mount("--idle-timeout", str(seconds / 60))
         (mounted.path / "file").write_bytes(b"bytes")
-        pid, waiting = mounted.pid, time.monotonic() + 3 * seconds
+        pid, waiting = mounted.pid, time.monotonic() + 1.5 * seconds
         with (mounted.path / "file").open("rb"):
             while time.monotonic() < waiting:
                 # A desktop that looks how full it is keeps no mount.
@@ -206,7 +206,7 @@ def test_a_mount_that_nobody_uses_goes(tmp_path: Path) -> None:
                 time.sleep(0.1)
             assert os.path.ismount(mounted.path), "something is open"
         with subprocess.Popen(["cat"], cwd=mounted.path, stdin=subprocess.PIPE) as process:
-            time.sleep(2 * seconds)
+            time.sleep(1.5 * seconds)
             assert os.path.ismount(mounted.path), "somebody works in it"
             process.communicate()
         deadline = time.monotonic() + 60

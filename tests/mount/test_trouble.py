@@ -504,7 +504,9 @@ def test_nobody_writes_beside_a_read_only_mount(mounted: MountedVolume, tmp_path
     other = MountedVolume(mounted.volume, tmp_path / "other", tmp_path / "other-log")
     done = dedupfs("mount", mounted.volume, other.path, "--read-only")
     assert (done.returncode, done.stdout) == (4, "")
-    assert re.fullmatch(rf"dedupfs: {mounted.volume} is in use by process {mounted.pid} \(.+\), mounted at .+\n", done.stderr)
+    assert re.fullmatch(
+        rf"dedupfs: {mounted.volume} is in use by process {mounted.pid} \(.+\), mounted at .+\n", done.stderr
+    )
     mounted.umount()
     try:
         other.mount("--read-only")
