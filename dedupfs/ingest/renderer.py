@@ -134,6 +134,8 @@ class RenditionSource:
         self._renderer = renderer
         self._rendition = rendition
         self._data: bytes | None = None
+        self._failures = 0
+        self._failure = ""
         self._lock = threading.Lock()
 
     @property
@@ -142,10 +144,22 @@ class RenditionSource:
         return self._rendition.size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes. Raises IntegrityError."""
+        """Return up to `size` bytes. Raises IntegrityError.
+
+        Of a file that is read ahead a dozen requests come at once. If it cannot be drawn, those that have waited for
+        that fail along: a worker that hangs would hold up each of them in turn.
+        """
+        failures = self._failures
         with self._lock:
             if self._data is None:
-                self._data = self._renderer.render(self._rendition)
+                if self._failures != failures:
+                    raise IntegrityError(self._failure)
+                try:
+                    self._data = self._renderer.render(self._rendition)
+                except IntegrityError as exc:
+                    self._failures += 1
+                    self._failure = str(exc)
+                    raise
         return self._data[offset : offset + size]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +347,38 @@ def test_a_drawing_that_comes_out_otherwise_each_time_is_an_error(core: Core, po
     with pytest.raises(IntegrityError, match="not what was verified"):
         core.read(b"copy")
     pool.instead.clear()
+
+
+def test_who_waits_for_a_drawing_that_fails_waits_once(core: Core, pool: TamperedPool) -> None:
+    """The kernel reads ahead; a dozen requests that waited for a hanging worker one after the other were minutes."""
+    settled(core, photo=PHOTO, copy=COPY)
+    core.renderer._cache.clear()
+    content = core.content(b"copy")
+    assert isinstance(content, Rendition)
+    source = core.renderer.source(content)
+    fail, asked = threading.Event(), threading.Barrier(7)
+
+    def hang(*_: object) -> bytes:
+        assert fail.wait(20)
+        raise WorkerError("it took too long")
+
+    def read(_: int) -> str:
+        asked.wait(20)
+        with pytest.raises(IntegrityError) as told:
+            source.read(0, 10)
+        return str(told.value)
+
+    pool.instead["render"] = hang
+    pool.calls.clear()
+    with ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(read, number) for number in range(6)]
+        asked.wait(20)
+        time.sleep(0.2)
+        fail.set()
+        assert {answer.result(20) for answer in answers} == {"a rendition cannot be made: it took too long"}
+    assert pool.calls == ["render"]
+    pool.instead.clear()
+    assert source.read(0, 1 << 20) == rendition_of(COPY)
 
 
 def test_a_drawing_of_something_else_is_an_error(core: Core, pool: TamperedPool) -> None:
