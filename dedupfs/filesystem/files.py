@@ -255,6 +255,10 @@ class Files:
                 else:
                     self._finish_empty(file)
 
+    def unsaved(self) -> list[InodeNo]:
+        """Return the files whose bytes are in memory alone."""
+        return [file.inode for file in self._in_memory() if file.unsaved]
+
     def reconsider(self) -> None:
         """Void decisions that are under way and have them taken again: other policies may hold; under the store's lock.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dedupfs.errors import (
+    DedupfsError,
     IntegrityError,
     InvalidRequestError,
     NameTooLongError,
@@ -82,7 +83,7 @@ class FileSystem:
         self._pipeline = pipeline
         self._renderer = renderer
         self._inodes = Inodes(volume)
-        whereabouts = Whereabouts(volume)
+        self._whereabouts = whereabouts = Whereabouts(volume)
         self._names = Namespace(volume, self._inodes, whereabouts)
         policies = Policies(volume, whereabouts)
         self.files = Files(volume, self._inodes, pipeline, renderer, policies, spool_budget_bytes)
@@ -171,6 +172,7 @@ class FileSystem:
 
     def unlink(self, parent: InodeNo, name: bytes) -> None:
         """Take a name off anything but a directory; the inode goes with its last name and handle."""
+        self._save_beside(parent, name)
         with self._store.transaction() as transaction:
             self._let_go(transaction, self._names.unlink(transaction, parent, name))
 
@@ -355,6 +357,27 @@ class FileSystem:
             self._volume.close()
 
     # Inside
+
+    def _save_beside(self, parent: InodeNo, name: bytes) -> None:
+        """Store what waits in a directory before a file there loses its last name.
+
+        Programs replace a file by removing it and giving its name to another, too; if that were in memory alone, a
+        crash would leave neither.
+        """
+        unsaved = self.files.unsaved()
+        if not unsaved:
+            return
+        try:
+            number = self._names.lookup(parent, name)
+            inode = self._metadata.inode(number)
+            if inode.content is None or inode.nlink > 1:
+                return
+            for other in unsaved:
+                if other != number and self._whereabouts.is_known_in(other, parent):
+                    self.files.save_now(other)
+        except DedupfsError as exc:
+            # Removing works where the disk is full, and whatever is damaged.
+            log.debug("what waits beside a file to be removed cannot be stored: %s", exc)
 
     def _let_go(self, transaction: Transaction, lost: Lost) -> Attributes | None:
         """Remove an inode that has lost its last name, unless somebody has it open."""

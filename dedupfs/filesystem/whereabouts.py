@@ -55,6 +55,11 @@ class Whereabouts:
         name = self._name_of(number)
         return None if name is None else name[0]
 
+    def is_known_in(self, number: InodeNo, directory: InodeNo) -> bool:
+        """Whether a file is in a directory by the name under which it was last looked up; looks at no other name."""
+        name = self._names.get(number)
+        return name is not None and name[0] == directory and self._remembered(number) is not None
+
     def above(self, directory: InodeNo) -> Iterator[InodeNo]:
         """Yield a directory and those above it, up to the root. Raises IntegrityError where that is damaged."""
         seen = set()

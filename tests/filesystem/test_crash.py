@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -164,6 +164,48 @@ def test_a_file_that_cannot_be_stored_keeps_nobody_from_writing_another(
     assert core.read(b"sound") == b"sound"
     assert f"inode {damaged} could not be stored yet: damaged" in caplog.text
     monkeypatch.undo()
+    core.filesystem.close()
+
+
+@pytest.mark.parametrize("order", ["remove and rename", "set aside, rename and remove"])
+def test_a_file_that_is_removed_for_another_never_leaves_neither(volume_directory: Path, order: str) -> None:
+    """Programs that do not rename over a file remove it first, and give its name to the new one."""
+
+    def happens(core: Core) -> None:
+        core.put(b"photo", PHOTO)
+        core.filesystem.settle()
+        _, handle = core.filesystem.create(ROOT, b"new", 0o644, 0, 0)
+        core.files.write(handle, 0, COPY)
+        if order == "remove and rename":
+            core.filesystem.unlink(ROOT, b"photo")
+            core.filesystem.rename(ROOT, b"new", ROOT, b"photo")
+        else:
+            core.filesystem.rename(ROOT, b"photo", ROOT, b"old")
+            core.filesystem.rename(ROOT, b"new", ROOT, b"photo")
+            core.filesystem.unlink(ROOT, b"old")
+        core.filesystem.sync()
+
+    core = after_a_crash(volume_directory, happens)
+    assert names(core) == {b"photo"}
+    assert core.read(b"photo") in (COPY, rendition_of(COPY))
+    assert_sound(core)
+
+
+def test_what_is_removed_makes_no_other_folder_store_what_waits(core_of_crashes: Core) -> None:
+    folder = core_of_crashes.filesystem.make_directory(ROOT, b"folder", 0o755, 0, 0)
+    core_of_crashes.put(b"photo", PHOTO)
+    core_of_crashes.filesystem.settle()
+    number, handle = core_of_crashes.filesystem.create(folder, b"new", 0o644, 0, 0)
+    core_of_crashes.files.write(handle, 0, COPY)
+    core_of_crashes.filesystem.unlink(ROOT, b"photo")
+    assert core_of_crashes.volume.metadata.inode(number).content is None
+    core_of_crashes.files.release(handle)
+
+
+@pytest.fixture
+def core_of_crashes(volume_directory: Path) -> Iterator[Core]:
+    core = Core(volume_directory)
+    yield core
     core.filesystem.close()
 
 
