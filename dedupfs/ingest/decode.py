@@ -250,7 +250,7 @@ def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
         found: dict[int, tuple[int, ...]] = {}
         for tag in image.tag_v2:  # type: ignore[attr-defined]
             value = image.tag_v2[tag]  # type: ignore[attr-defined]
-            values = value if isinstance(value, tuple) else (value,)
+            values = tuple(value) if isinstance(value, tuple | bytes) else (value,)
             if all(isinstance(each, int) for each in values):
                 found[tag] = values
         return found

@@ -35,6 +35,8 @@ _ZLIB, _PILLOW = 1, 2
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _LENGTHS, _PLANAR, _PREDICTOR = 273, 274, 277, 278, 279, 284, 317
 _FORMATS = 339
+_RAW = frozenset({330, 50706})
+"""Further directories (SubIFDs) and DNGVersion: the first picture of such a file is the preview of another."""
 _MODES = {(1, 1): "L", (2, 3): "RGB", (2, 4): "RGBA"}
 _MAX_STRIPS = 65536
 
@@ -85,9 +87,12 @@ def target_of(data: bytes, mode: str) -> TiffTarget:
 
     Raises:
         UndecodableError: broken.
-        UnfitPictureError: not interleaved samples of 8 bits in strips, without or with a lossless compression.
+        UnfitPictureError: a raw photo, or not interleaved samples of 8 bits in strips, without or with a lossless
+            compression.
     """
     tags = tiff_tags(data)
+    if not _RAW.isdisjoint(tags):
+        raise UnfitPictureError("a raw photo, or a TIFF with further pictures")
     samples = tags.get(_SAMPLES, (1,))[0]
     kind = _MODES.get((tags.get(_PHOTOMETRIC, (0,))[0], samples))
     if kind is None or kind != mode or tags.get(_BITS, (1,)) != (8,) * samples or _OFFSETS not in tags:

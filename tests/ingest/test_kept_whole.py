@@ -7,12 +7,13 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
 from dedupfs.ingest import jobs, jpeg
 from dedupfs.ingest.decode import decode
 from dedupfs.ingest.jobs import Fit, Misfit
+from dedupfs.ingest.sniff import sniff
 from dedupfs.model import Policy
 from tests.ingest.drawing import encoded, photo
 
@@ -45,7 +46,18 @@ XMP_NOTE = b"http://ns.adobe.com/xap/1.0/\x00"
 EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\x00" + b"0123456789abcdef" * 60
 DEPTH_MAP = b"MPF\x00II*\x00\x08\x00\x00\x00"
 
+
+def raw(tag: int, kind: int, value: object) -> bytes:
+    """Return a TIFF with a preview in front of sensor data, as cameras write it under many names."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag] = value
+    tags.tagtype[tag] = kind
+    return encoded(PIXELS, "TIFF", tiffinfo=tags) + np.random.default_rng(6).bytes(60_000)
+
+
 STAY_EXACT = {
+    "raw with a version of DNG": raw(50706, TiffTags.BYTE, b"\x01\x04\x00\x00"),
+    "raw in another directory": raw(330, TiffTags.LONG, 230_400),
     "multi-picture": with_segment(COPY, 0xE2, DEPTH_MAP) + COPY,
     "gain map": with_segment(COPY, 0xE1, XMP_NOTE + b'<rdf:Description hdrgm:Version="1.0"/>') + COPY,
     "iso gain map": with_segment(COPY, 0xE2, b"urn:iso:std:iso:ts:21496:-1\x00") + COPY,
@@ -97,12 +109,14 @@ def test_everything_around_the_coded_image_comes_back(member: bytes) -> None:
     assert len(rendered) == len(member)
 
 
-@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF"])
 def test_data_behind_the_end_is_never_lost(picture_format: str) -> None:
-    member = encoded(PIXELS, picture_format, **({"lossless": True} if picture_format == "WEBP" else {})) + VIDEO
-    found = jobs.fit(member, ORIGINAL, Policy.VERIFIED)
+    pixels = PIXELS.convert("L").convert("RGB") if picture_format == "GIF" else PIXELS
+    original = encoded(pixels, "PNG") if picture_format == "GIF" else ORIGINAL
+    member = encoded(pixels, picture_format, **({"lossless": True} if picture_format == "WEBP" else {})) + VIDEO
+    found = jobs.fit(member, original, Policy.VERIFIED)
     if isinstance(found, Fit):
-        assert jobs.render(ORIGINAL, found.recipe, found.own, len(member)).endswith(VIDEO)
+        assert jobs.render(original, found.recipe, found.own, len(member)).endswith(VIDEO)
     else:
         # Of these a box or a chunk is taken for a part of the picture that is not known: it stays exact.
         assert picture_format == "AVIF"
@@ -110,3 +124,15 @@ def test_data_behind_the_end_is_never_lost(picture_format: str) -> None:
 
 def test_a_file_that_is_mostly_something_else_stays_exact() -> None:
     assert isinstance(jobs.fit(COPY + np.random.default_rng(4).bytes(400_000), ORIGINAL, Policy.VERIFIED), Misfit)
+
+
+@pytest.mark.parametrize(
+    "head", [b"II*\x00\x10\x00\x00\x00CR\x02\x00", b"IIRO", b"IIU\x00", b"FUJIFILMCCD-RAW ", b"\x00MRM"]
+)
+def test_other_raw_is_no_picture(head: bytes) -> None:
+    assert sniff(head + bytes(64)) is None
+
+
+def test_a_film_beside_a_photo_is_no_picture() -> None:
+    assert sniff(VIDEO) is None
+    assert sniff(struct.pack(">I", 20) + b"ftypqt  " + bytes(12)) is None
