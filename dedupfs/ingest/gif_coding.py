@@ -87,6 +87,12 @@ def fitted(image: Image.Image, member: Image.Image, target: GifTarget) -> Iterat
     yield kept
 
 
+def stronger(coding: bytes) -> Iterator[bytes]:
+    """Yield settings that may make a shorter file of the same pixels."""
+    for setting in range(len(FULL_AT)):
+        yield bytes([setting, gif.MAX_SUB_BLOCK_BYTES])
+
+
 def write(image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_bytes: int) -> bytes | None:
     """Return the file that settings make of an image, or None when it does not come out at the size.
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from dedupfs.errors import OversizeError
-from dedupfs.ingest import avif_coding, jpeg_coding, png_coding, tiff_coding, webp_coding
+from dedupfs.ingest import avif_coding, gif_coding, jpeg_coding, png_coding, tiff_coding, webp_coding
 from dedupfs.model import PictureFormat
 
 SHADES = (128, 64, 32)
@@ -57,6 +57,7 @@ def _without_loss(
     picture_format: PictureFormat, image: Image.Image, coding: bytes, sections: tuple[bytes, ...], size_bytes: int
 ) -> Iterator[bytes | None]:
     module = {
+        PictureFormat.GIF: gif_coding,
         PictureFormat.PNG: png_coding,
         PictureFormat.TIFF: tiff_coding,
         PictureFormat.WEBP: webp_coding,

@@ -32,6 +32,7 @@ COPIES: dict[str, tuple[str, dict[str, Any], float, int]] = {
     "LZW TIFF": ("TIFF", {"compression": "tiff_lzw"}, 0.02, 4),
     "deflated TIFF": ("TIFF", {"compression": "tiff_adobe_deflate"}, 0.05, 4),
     "BMP": ("BMP", {}, 0.5, 1),
+    "grey GIF": ("GIF", {}, 0.2, 3),
 }
 
 
