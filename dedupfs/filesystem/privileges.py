@@ -51,7 +51,8 @@ class Privileges:
         """Take away the capabilities of an inode and, if `bits`, those bits."""
         with self._store.transaction() as transaction:
             inode = self._metadata.inode(number)
-            if not stat.S_ISREG(inode.mode):
+            if stat.S_ISDIR(inode.mode):
+                # There the bits are about the files in it.
                 return
             mode = _without_bits(inode.mode) if bits else inode.mode
             if self._has_capabilities(number):

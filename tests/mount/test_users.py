@@ -188,6 +188,16 @@ def test_other_changes_take_privileges_too(here: Path, how: str) -> None:
     assert os.listxattr(here / "file") == []
 
 
+def test_a_new_group_takes_the_bits_of_a_pipe_and_leaves_those_of_a_directory(here: Path) -> None:
+    os.mkfifo(here / "pipe")
+    (here / "directory").mkdir()
+    for name, left in (("pipe", 0o777), ("directory", 0o6777)):
+        os.chown(here / name, ALICE, ALICE)
+        (here / name).chmod(0o6777)
+        os.chown(here / name, ALICE, BOB)
+        assert (here / name).stat().st_mode & 0o7777 == left, name
+
+
 def test_a_set_group_bit_that_means_something_else_stays(here: Path) -> None:
     (here / "file").write_bytes(b"text")
     (here / "file").chmod(0o2666)
