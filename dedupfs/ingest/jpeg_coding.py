@@ -177,6 +177,8 @@ def fitted(
             attempt = replace(saving, trim=trim)
             coded = encode(image, attempt)
     written = assemble(sections, coded, size_bytes)
+    # Whoever compares what was written needs the memory.
+    del whole
     if written is not None:
         yield attempt.to_bytes(), written
 
