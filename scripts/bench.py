@@ -4,7 +4,7 @@ Every round takes the file systems in turn, so that a machine whose speed drifts
 medians and, where gocryptfs is among them, the ratio to it. A copy is always timed to the end of unmounting: what a
 file system still holds in memory is not stored. `scripts/bench index --help` is about the similarity index of a million
 pictures, `scripts/bench library --help` about a mount of a million files, `scripts/bench stages --help` about what one
-picture costs.
+picture costs, `scripts/bench memory --help` about the memory of a mount that is busy.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import bench_index
 import bench_library
+import bench_memory
 import bench_stages
 from bench_systems import Dedupfs, Plain, System, installed_peers
 from bench_versions import make_versions
@@ -47,6 +48,8 @@ def main() -> int:
         return bench_library.main(sys.argv[2:])
     if sys.argv[1:2] == ["stages"]:
         return bench_stages.main(sys.argv[2:])
+    if sys.argv[1:2] == ["memory"]:
+        return bench_memory.main(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
