@@ -25,11 +25,10 @@ from dedupfs.storage.chunks import CHUNK_BYTES, UNKNOWN_USERS, Chunks, PreparedC
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.plaintext_cache import PlaintextCache
 from dedupfs.storage.records import ContentRefs, ContentState, Exact, Extent, Layout, Rendition
+from dedupfs.storage.sizes import USUAL
 from dedupfs.storage.store import Store, Transaction
 
 log = logging.getLogger(__name__)
-
-_CACHED_PLAINTEXT_BYTES = 32 << 20
 
 Content = Exact | Rendition
 
@@ -48,11 +47,13 @@ class PreparedLayout:
 class Contents:
     """The tables `contents`, `content_refs` and `undecided`."""
 
-    def __init__(self, store: Store, chunks: Chunks, clusters: Clusters) -> None:
+    def __init__(
+        self, store: Store, chunks: Chunks, clusters: Clusters, plaintext_bytes: int = USUAL.plaintexts
+    ) -> None:
         self._store = store
         self._chunks = chunks
         self._clusters = clusters
-        self._cache = PlaintextCache(_CACHED_PLAINTEXT_BYTES)
+        self._cache = PlaintextCache(plaintext_bytes)
 
     # Reading
 

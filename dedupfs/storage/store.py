@@ -24,6 +24,7 @@ from dedupfs.storage import records
 from dedupfs.storage.batches import Batch, Changes, Part, pieces, steps_of
 from dedupfs.storage.engine import Change, Engine
 from dedupfs.storage.records import Table
+from dedupfs.storage.sizes import USUAL
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,10 @@ GROUP_SECONDS = 1.0
 GROUP_BYTES = 8 << 20
 """While the disk is busy with one group the next grows beyond that. Copying 95 MB in and unmounting, medians of five
 rounds: 234 MB/s with 4 and 8 MiB, 213 with 16, 182 with 32, where less is done by the time that the copy ends."""
-WAITING_GROUPS = 8
-"""With so many of these in memory whoever writes on has to wait for the disk."""
 _LARGE_BYTES = 4096
 """Room for values from here on is set aside when they are accepted; for the others there is the engine's reserve."""
-_CACHED_RECORDS = 50_000
+_RECORD_BYTES = 350
+"""What a record that is kept takes besides its value: the key, and Python's objects around them."""
 _COUNTERS_KEY = b"counters"
 
 
@@ -50,13 +50,16 @@ class Store:
         read_only: bool = False,
         group_seconds: float = GROUP_SECONDS,
         group_bytes: int = GROUP_BYTES,
+        waiting_bytes: int = USUAL.waiting,
+        records_bytes: int = USUAL.records,
     ) -> None:
         self.engine = engine
         self.keyring = keyring
         self.read_only = read_only
         self.lock = threading.RLock()
         self._group_seconds = group_seconds
-        self._group_bytes = group_bytes
+        self._group_bytes = min(group_bytes, waiting_bytes // 2)
+        self._most_waiting_bytes = waiting_bytes
         self._gathered = Batch()
         self._leaving = Batch()
         self._gathered_parts: list[Part] = []
@@ -66,6 +69,8 @@ class Store:
         self._leaving_generation = 0
         self._durable_generation = 0
         self._cache: OrderedDict[tuple[str, bytes], bytes | None] = OrderedDict()
+        self._cache_bytes = 0
+        self._cache_limit_bytes = records_bytes
         self._transaction: Transaction | None = None
         self._commit_lock = threading.Lock()
         self._wake = threading.Event()
@@ -212,7 +217,7 @@ class Store:
 
         One batch gathers while the committer writes the other, so that sealing and the disk work at once.
         """
-        if self.waiting_bytes > WAITING_GROUPS * self._group_bytes:
+        if self.waiting_bytes > self._most_waiting_bytes:
             self.commit()
 
     def close(self) -> None:
@@ -251,7 +256,7 @@ class Store:
         for table, changes in transaction.changes.tables.items():
             if table.sealed:
                 for key in changes:
-                    self._cache.pop((table.name, key), None)
+                    self._forget((table.name, key))
         if transaction.counted:
             for name, delta in transaction.counted.items():
                 self._counters[name] = self._counters.get(name, 0) + delta
@@ -387,9 +392,17 @@ class Store:
         if self.read_only:
             # Another process may be writing, and nobody tells us what it changes.
             return
+        self._forget(slot)
         self._cache[slot] = value
-        if len(self._cache) > _CACHED_RECORDS:
-            self._cache.popitem(last=False)
+        # The record of a large file is itself large.
+        self._cache_bytes += _RECORD_BYTES + len(value or b"")
+        while self._cache_bytes > self._cache_limit_bytes:
+            _, oldest = self._cache.popitem(last=False)
+            self._cache_bytes -= _RECORD_BYTES + len(oldest or b"")
+
+    def _forget(self, slot: tuple[str, bytes]) -> None:
+        if slot in self._cache:
+            self._cache_bytes -= _RECORD_BYTES + len(self._cache.pop(slot) or b"")
 
     def _commit_now_and_then(self) -> None:
         while not self._closing:

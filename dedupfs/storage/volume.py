@@ -37,6 +37,7 @@ from dedupfs.storage.pairs import Pairs
 from dedupfs.storage.record_judge import RecordJudge
 from dedupfs.storage.records import Config
 from dedupfs.storage.similarity import SimilarityIndex
+from dedupfs.storage.sizes import USUAL, StoreSizes
 from dedupfs.storage.store import GROUP_SECONDS, Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -50,14 +51,21 @@ MAX_KEEP_DAYS = 36_500
 class Volume:
     """An open volume. Close it; everything not committed before is lost otherwise."""
 
-    def __init__(self, directory: Path, store: Store, config: Config, lock_descriptor: int | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: Store,
+        config: Config,
+        lock_descriptor: int | None,
+        sizes: StoreSizes = USUAL,
+    ) -> None:
         self.directory = directory
         self.store = store
         self.config = config
         self.metadata = Metadata(store)
         self.chunks = Chunks(store)
         self.clusters = Clusters(store, SimilarityIndex(store))
-        self.contents = Contents(store, self.chunks, self.clusters)
+        self.contents = Contents(store, self.chunks, self.clusters, sizes.plaintexts)
         self.kept = KeptOriginals(store, self.metadata, self.contents)
         self.pairs = Pairs(store)
         self._lock_descriptor = lock_descriptor
@@ -201,6 +209,7 @@ def open_volume(
     whatever_state: bool = False,
     group_seconds: float = GROUP_SECONDS,
     initial_map_bytes: int = INITIAL_MAP_BYTES,
+    sizes: StoreSizes = USUAL,
 ) -> Volume:
     """Open a volume with its key. One whose database is damaged is opened for reading only, whatever was asked.
 
@@ -220,12 +229,20 @@ def open_volume(
             log.error("the database of %s is damaged: what can be read is there, and nothing can be written", directory)
             read_only = True
         try:
-            store = Store(engine, Keyring(volume_key), read_only=read_only, group_seconds=group_seconds)
+            store = Store(
+                engine,
+                Keyring(volume_key),
+                read_only=read_only,
+                group_seconds=group_seconds,
+                waiting_bytes=sizes.waiting,
+                records_bytes=sizes.records,
+            )
         except BaseException:
             engine.close()
             raise
         try:
-            volume = Volume(directory, store, _read_config(store, whatever_state=whatever_state), descriptor)
+            config = _read_config(store, whatever_state=whatever_state)
+            volume = Volume(directory, store, config, descriptor, sizes)
             if not read_only and not whatever_state:
                 header_copies.bring_up_to_date(directory, engine)
             return volume

@@ -557,3 +557,19 @@ def test_large_values_reach_the_disk_in_the_order_in_which_a_file_has_them(
         put(store, CHUNKS, name, b"ciphertext")
     store.commit()
     assert reached == [(CHUNKS.name, name) for name in names]
+
+
+def test_records_that_are_kept_at_hand_are_bounded_by_their_bytes(engine: FaultyEngine, keyring: Keyring) -> None:
+    """The record of a large file is itself large, however few there are."""
+    store = Store(engine, keyring, records_bytes=100_000)
+    for number in range(40):
+        put(store, INODES, b"%02d" % number, bytes([number]) * 10_000)
+    store.commit()
+    for number in reversed(range(40)):
+        assert store.get(INODES, b"%02d" % number) == bytes([number]) * 10_000
+    put(store, INODES, b"00", b"short")
+    store.commit()
+    held = sum(len(value or b"") for value in store._cache.values())
+    assert 50_000 < held <= store._cache_bytes <= 100_000
+    assert store.get(INODES, b"00") == b"short"
+    store.close()
