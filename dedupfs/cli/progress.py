@@ -36,6 +36,13 @@ class Progress:
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
         self._drawn = True
 
+    def wait(self) -> None:
+        """Draw for how long this has been going on, where nobody knows how much is left; not at once."""
+        elapsed = time.monotonic() - self._started
+        if self._shown and elapsed > 1:
+            print(f"\r\x1b[K{self._what}, for {duration(elapsed)} so far", end="", file=sys.stderr, flush=True)
+            self._drawn = True
+
     def say(self, line: str) -> None:
         """Put a line on standard error, above the progress."""
         print(f"\r\x1b[K{line}" if self._drawn else line, file=sys.stderr, flush=True)

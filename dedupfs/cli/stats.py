@@ -128,7 +128,8 @@ def _as_text(figures: dict[str, Any]) -> str:
         f"duplicates   {figures['exact_duplicates']} exact copies of other files",
     ]
     if figures["undecided"]:
-        lines.append(f"undecided    {figures['undecided']} pictures, until the volume is next mounted")
+        until = "which will be looked at again" if "waiting" in figures else "until the volume is next mounted"
+        lines.append(f"undecided    {figures['undecided']} pictures, {until}")
     if figures["originals"]:
         waiting = f"{figures['originals']} of renditions, {human_bytes(figures['original_bytes'])}"
         first, last = (day(figures[name]) for name in ("originals_until_s", "originals_last_until_s"))

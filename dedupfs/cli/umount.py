@@ -56,8 +56,9 @@ def run(options: argparse.Namespace) -> int:
         _settle(mountpoint)
         _unmount(mountpoint)
         if process is not None:
-            with Progress("closing"):
-                select.select([process], [], [])
+            with Progress("closing") as progress:
+                while not select.select([process], [], [], _POLL_SECONDS)[0]:
+                    progress.wait()
             if volume is not None and ended_badly(Path(volume), int(pid)):
                 raise StoreError(f"{mountpoint} is unmounted, but its last changes could not be stored; see its log")
     finally:
@@ -85,7 +86,11 @@ def _settle(mountpoint: Path) -> None:
         while thread.is_alive():
             waiting = int(mount_status(mountpoint, WAITING_XATTR) or 0)
             most = max(most, waiting)
-            progress.show(most - waiting, most)
+            if waiting:
+                progress.show(most - waiting, most)
+            else:
+                # What is decided is still to be committed; after mounting a large volume that waits for a check of it.
+                progress.wait()
             thread.join(_POLL_SECONDS)
     if failures:
         raise StoreError(f"{mountpoint} stays mounted, not everything could be stored: {failures[0].strerror}")

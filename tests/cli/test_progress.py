@@ -40,11 +40,26 @@ def test_a_terminal_is_told_how_much_is_left(monkeypatch: pytest.MonkeyPatch) ->
     assert "10 of 100 MB, about 9 min left" in seen.getvalue()
 
 
+def test_a_terminal_is_told_of_a_wait_whose_end_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", seen)
+    now = iter([100.0, 100.5, 112.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    with Progress("closing") as shown:
+        shown.wait()
+        assert seen.getvalue() == ""
+        shown.wait()
+    assert "closing, for 12 s so far" in seen.getvalue()
+    assert seen.getvalue().endswith("\r\x1b[K")
+
+
 def test_a_pipe_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = io.StringIO()
     monkeypatch.setattr(sys, "stderr", seen)
     with Progress("importing") as shown:
         shown.show(10, 100)
+        shown._started -= 60
+        shown.wait()
     assert seen.getvalue() == ""
 
 
