@@ -13,6 +13,7 @@
         IngestError                 a picture could not be worked on
             UnfitPictureError       the picture is not one that can be compared; it is stored exactly
                 OversizeError       no encoding of a rendition comes out at the written size
+                MemoryShortError    the picture takes more memory to decode or compare than there is for it
             UndecodableError        the bytes do not decode as the picture they claim to be
             SourceError             an ordinary file, outside any volume, cannot be read or has changed
             WorkerError             the worker process failed, hung or ran out of memory
@@ -86,6 +87,21 @@ class OversizeError(UnfitPictureError):
     def __init__(self, missing_bytes: int) -> None:
         super().__init__(f"{missing_bytes} bytes more than were written")
         self.missing_bytes = missing_bytes
+
+
+class MemoryShortError(UnfitPictureError):
+    """It would take `needed_bytes` of memory, which is more than is allowed."""
+
+    def __init__(self, needed_bytes: int, allowed_bytes: int | None = None) -> None:
+        limit = (
+            "" if allowed_bytes is None else f", and a mount with this memory= has {_megabytes(allowed_bytes)} for it"
+        )
+        super().__init__(f"it takes {_megabytes(needed_bytes)} of memory{limit}")
+        self.needed_bytes = needed_bytes
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{-(-size_bytes // 1_000_000):,} MB"
 
 
 class UndecodableError(IngestError):

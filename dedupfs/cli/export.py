@@ -13,7 +13,8 @@ from dedupfs.cli.mounts import refuse_mountpoint
 from dedupfs.cli.progress import Progress
 from dedupfs.errors import StoreError, UsageError
 from dedupfs.filesystem.copy_out import CopyOut
-from dedupfs.filesystem.opening import open_filesystem, processors
+from dedupfs.filesystem.memory import processors
+from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.process import prepare_process
 from dedupfs.storage.volume import keep_writers_out, open_volume, unlock
 

@@ -15,7 +15,8 @@ from dedupfs.cli.progress import Progress
 from dedupfs.cli.stats import human_bytes
 from dedupfs.errors import StoreFullError, StoreReadOnlyError
 from dedupfs.filesystem.copy_in import CopyIn, total_bytes
-from dedupfs.filesystem.opening import open_filesystem, processors
+from dedupfs.filesystem.memory import processors
+from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.process import prepare_process
 from dedupfs.storage.volume import open_volume, unlock
 

@@ -16,6 +16,7 @@ from dedupfs.cli.mounts import refuse_mounted, whereabouts_of
 from dedupfs.cli.names import visible
 from dedupfs.cli.service_manager import tell_service_manager
 from dedupfs.errors import UsageError
+from dedupfs.filesystem.memory import DEFAULT_BYTES, shares_of
 from dedupfs.storage.volume import unlock
 
 
@@ -37,7 +38,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="append",
         default=[],
         help="options for FUSE, separated by commas, such as allow_other; and, for /etc/fstab, passphrase_file=FILE,"
-        " passphrase_command=CMD, log_file=FILE, idle_timeout=MINUTES and ro",
+        " passphrase_command=CMD, log_file=FILE, idle_timeout=MINUTES and ro. memory=SIZE (default:"
+        " 512M) is what the mount and its workers may take together; pictures that are too large to be compared within"
+        " it are kept as they are",
     )
     parser.add_argument(
         "--idle-timeout",
@@ -79,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
             read_only=read_only,
             options=given.fuse,
             ready=ready,
+            memory=shares_of(DEFAULT_BYTES if given.memory_bytes is None else given.memory_bytes),
             idle_seconds=options.idle_timeout or given.idle_seconds,
         )
 

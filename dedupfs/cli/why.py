@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from dedupfs.cli.exitcodes import DONE
+from dedupfs.cli.live import live_figures
 from dedupfs.cli.mounts import mountpoint_above
 from dedupfs.cli.names import visible
 from dedupfs.cli.opened import Opened, add_arguments, opened, shown
 from dedupfs.cli.stats import day, human_bytes
 from dedupfs.errors import EntryNotFoundError, IngestError, NamespaceError, UsageError
+from dedupfs.filesystem.memory import DEFAULT_BYTES, Shares, shares_of
 from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.survey import Survey, SurveyedFile, find, kind_of
 from dedupfs.filesystem.whereabouts import Whereabouts
+from dedupfs.ingest.gate import Gate
 from dedupfs.ingest.reasons import Attempt, Reason, why_apart
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import Policy
@@ -66,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
             raise EntryNotFoundError(f"{options.path}: {exc}") from exc
         answer = explain(found.volume, file)
         policy = Policies(found.volume, Whereabouts(found.volume)).of_file(file.number)
-        answer.update(policy=policy.value, **_why_apart(found.volume, file, policy))
+        live = None if found.mountpoint is None else live_figures(found.mountpoint)
+        memory = shares_of((live or {}).get("memory_limit_bytes", DEFAULT_BYTES))
+        answer.update(policy=policy.value, **_why_apart(found.volume, file, policy, memory))
     print(json.dumps(answer, indent=2) if options.json else _as_text(answer))
     return DONE
 
@@ -116,8 +121,11 @@ def explain(volume: Volume, file: SurveyedFile) -> dict[str, Any]:
     return answer
 
 
-def _why_apart(volume: Volume, file: SurveyedFile, policy: Policy) -> dict[str, Any]:
-    """Return why a file is no version of another picture; nothing but None where it is one, or is the same image."""
+def _why_apart(volume: Volume, file: SurveyedFile, policy: Policy, memory: Shares) -> dict[str, Any]:
+    """Return why a file is no version of another picture; nothing but None where it is one, or is the same image.
+
+    It is compared again with as much memory as the mount has for that, or would have by default.
+    """
     answer: dict[str, Any] = dict.fromkeys(("reason", "nearest", "nearest_distance_bits", "comparisons"))
     content_id = file.inode.content
     content = volume.contents.get(content_id) if content_id is not None else None
@@ -125,7 +133,7 @@ def _why_apart(volume: Volume, file: SurveyedFile, policy: Policy) -> dict[str, 
         return answer
     if content.cluster is not None and volume.clusters.get(content.cluster).representative != content_id:
         return answer
-    pool = WorkerPool(1)
+    pool = WorkerPool(1, memory=Gate(memory.jobs))
     try:
         reason = why_apart(volume, pool, content_id, content, policy)
     except IngestError as exc:

@@ -15,7 +15,7 @@ import logging
 import stat
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,6 +56,8 @@ SPOOL_BUDGET_BYTES = 192 << 20
 UNSAVED_MAX_SECONDS = 30.0
 """Nothing that was written stays in memory alone for longer; the kernel's own default for dirty pages."""
 _TEND_SECONDS = 5.0
+_SEEN_FILES = 50_000
+"""Files opened last, whose pages the kernel may keep for the next open; some 10 MB."""
 
 
 class Files:
@@ -81,7 +83,7 @@ class Files:
         self._budget_bytes = spool_budget_bytes
         self._files: dict[InodeNo, OpenFile] = {}
         self._handles = HandleTable()
-        self._seen: dict[InodeNo, tuple[ContentId | None, int]] = {}
+        self._seen: OrderedDict[InodeNo, tuple[ContentId | None, int]] = OrderedDict()
         self._pins: Counter[ContentId] = Counter()
         self._spooled_bytes = 0
         self._spooled_lock = threading.Lock()
@@ -370,6 +372,9 @@ class Files:
         state = (inode.content, self._pipeline.replacements(inode.content))
         keep = self._seen.get(file.inode) == state
         self._seen[file.inode] = state
+        self._seen.move_to_end(file.inode)
+        if len(self._seen) > _SEEN_FILES:
+            self._seen.popitem(last=False)
         return keep
 
     def _acquire(self, number: InodeNo, inode: Inode) -> OpenFile:
@@ -607,10 +612,26 @@ class Files:
                 return
             try:
                 self._save_if_unsaved(file)
+                with file.lock:
+                    self._drop_written(file)
             except StoreError:
                 raise
             except DedupfsError as exc:
                 log.error("inode %d could not be stored yet: %s", file.inode, exc)
+
+    def _drop_written(self, file: OpenFile) -> None:
+        """Read what is stored from there, for as long as nobody writes on; under the file's lock.
+
+        What the file rests on is not replaced while it is open; a rendition of the same bytes would be others.
+        """
+        with self._store.lock:
+            spool = file.spool
+            if spool is None or file.unsaved or file.content is None:
+                return
+            content = self._contents.find(file.content)
+            if isinstance(content, Exact) and content.layout.size == spool.size:
+                self._account(-spool.memory_bytes)
+                spool.rebase(LayoutSource(self._contents, content.layout))
 
     def _open_and_empty(self) -> list[OpenFile]:
         with self._store.lock:

@@ -27,6 +27,7 @@ from dedupfs.errors import (
 )
 from dedupfs.filesystem.files import SPOOL_BUDGET_BYTES, Files
 from dedupfs.filesystem.inodes import BLOCK_BYTES, PERMISSION_BITS, Attributes, Inodes, check_mode
+from dedupfs.filesystem.memory import DEFAULT_BYTES
 from dedupfs.filesystem.namespace import LINK_TARGET_MAX_BYTES, Lost, Namespace
 from dedupfs.filesystem.policies import Policies
 from dedupfs.filesystem.privileges import Privileges
@@ -68,6 +69,7 @@ class FileSystem:
         renderer: Renderer,
         *,
         spool_budget_bytes: int = SPOOL_BUDGET_BYTES,
+        memory_bytes: int = DEFAULT_BYTES,
         last_seconds: float = LAST_SECONDS,
     ) -> None:
         """Bring the volume into order after a crash, make a root where there is none, and go on with what is undecided.
@@ -76,6 +78,7 @@ class FileSystem:
             StoreError, IntegrityError: the volume cannot be brought into order.
         """
         self._last_seconds = last_seconds
+        self._memory_bytes = memory_bytes
         self._volume = volume
         self._store = volume.store
         self._metadata = volume.metadata
@@ -332,6 +335,7 @@ class FileSystem:
             "free_bytes": self.space().free_bytes,
             "waiting": self.files.unsettled(),
             "waiting_bytes": self.files.spooled_bytes,
+            "memory_limit_bytes": self._memory_bytes,
             "open_files": self.files.open_handles(),
         }
 

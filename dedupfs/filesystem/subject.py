@@ -23,6 +23,12 @@ class FileSubject:
         self._file = file
         self._generation = file.generation
 
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is now."""
+        spool = self._file.spool
+        return 0 if spool is None else spool.size
+
     def data(self) -> bytes | None:
         """Return the bytes, or None when the file has changed or gone."""
         file = self._file

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from dedupfs.errors import IngestError, WorkerStartError
+from dedupfs.errors import IngestError, MemoryShortError, WorkerStartError
 from dedupfs.ingest.facts import PictureFacts, better
 from dedupfs.ingest.match import Candidate
-from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.outcome import REASON_MEMORY, Fit, Misfit
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import ClusterId, ContentId, Policy
 
@@ -166,6 +166,9 @@ class Judge:
             outcome: Fit | Misfit = self._pool.call("fit", member, base, policy, exact_only)
         except WorkerStartError:
             raise
+        except MemoryShortError as exc:
+            log.info("two pictures are kept apart: to compare them %s", exc)
+            return Misfit(REASON_MEMORY, None, note=str(exc))
         except IngestError as exc:
             log.warning("two pictures could not be compared: %s", exc)
             return Misfit("failed", None)

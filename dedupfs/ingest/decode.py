@@ -8,10 +8,11 @@ bounds it at 256 MiB, and the size is taken from the header before anything is d
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -91,6 +92,24 @@ class Header:
     mode: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the header of a picture says of what decoding it will take; the first two flags are about JPEG alone."""
+
+    picture_format: PictureFormat
+    width_px: int
+    height_px: int
+    is_progressive: bool
+    is_subsampled: bool
+    has_alpha: bool
+    has_palette: bool
+
+    @property
+    def pixels(self) -> int:
+        """Their number."""
+        return self.width_px * self.height_px
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn whatever Pillow raises over hostile bytes into UndecodableError; memory errors pass, warnings go."""
@@ -138,6 +157,24 @@ def decode(data: bytes, draft_px: tuple[int, int] | None = None, luma: bool = Fa
         )
 
 
+def outline(data: bytes) -> Outline:
+    """Read the header of a picture; no pixel is decoded.
+
+    Raises:
+        UnfitPictureError, UndecodableError: as `decode`, as far as the header tells.
+    """
+    with translated():
+        image, picture_format = _open(data)
+        return Outline(
+            picture_format,
+            *image.size,
+            is_progressive=picture_format is PictureFormat.JPEG and "progressive" in image.info,
+            is_subsampled=any(layer[1:3] != (1, 1) for layer in getattr(image, "layer", [])),
+            has_alpha=image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info,
+            has_palette=image.mode in ("P", "PA"),
+        )
+
+
 def header(data: bytes) -> Header:
     """Read the header of a JPEG; to know the orientation of others, Pillow would have to decode them.
 
@@ -162,14 +199,18 @@ def planes(data: bytes) -> Image.Image:
         factors = _chroma_factors(whole)
         if factors == (1, 1):
             return whole
-        luma, *chroma = whole.split()
         if factors == (2, 2):
             # At half the size libjpeg has nothing to bring to full size: chroma comes as it is.
             small = _drafted(data, (whole.width // 2, whole.height // 2))
             if small.size == (-(-whole.width // 2), -(-whole.height // 2)):
-                chroma = list(small.split()[1:])
-                return Image.merge("YCbCr", [luma, *(_repeated(plane, whole.size) for plane in chroma)])
+                # Each picture goes as soon as it can: together they would be the largest that a comparison takes.
+                luma = whole.getchannel(0)
+                del whole
+                chroma = [small.getchannel(band) for band in (1, 2)]
+                del small
+                return Image.merge("YCbCr", [luma, *(_repeated(plane, luma.size) for plane in chroma)])
         if factors == (2, 1) and whole.width >= 4:
+            luma, *chroma = whole.split()
             return Image.merge("YCbCr", [luma, *map(_unsmoothed, chroma)])
         raise UnfitPictureError("a JPEG of unusual sampling")
 
@@ -304,6 +345,19 @@ def _open(data: bytes) -> tuple[Image.Image, PictureFormat]:
     if picture_format is PictureFormat.TIFF and max(image.tag_v2.get(258, (8,))) > 8:  # type: ignore[attr-defined]
         raise UnfitPictureError("more than 8 bits a channel")
     return image, picture_format
+
+
+def give_back() -> None:
+    """Have the allocator give the kernel what is free between what is in use, before something large is made."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Return glibc's function, or None where there is none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @functools.cache

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
-from dedupfs.ingest import members, palette, replay, sections
-from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, header, upright
+from dedupfs.ingest import footprint, members, palette, replay, sections
+from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, give_back, header, upright
 from dedupfs.ingest.habits import LATELY, Habit
 from dedupfs.ingest.jpeg_coding import JpegCoding
 from dedupfs.ingest.jpeg_rounding import Rounding
@@ -101,11 +101,14 @@ def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool =
 
     Args:
         exact_only: give up early where the rendition will not be the member to the last byte.
+    Raises:
+        MemoryShortError: a comparison would take more memory than is allowed (see `footprint`).
     """
     bases = _replay_bases(member, representative)
     replayed = None if bases is None else replay.replayed(member, bases)
     if replayed is not None and not _is_mostly_own(replayed.own, member):
         return replayed
+    footprint.demand(footprint.of_search(member, representative))
     try:
         picture = decode(member)
         opened = members.open_member(member, picture)
@@ -203,8 +206,9 @@ class _Search:
             image = as_encoded(image, self._opened.mode, bool(self._opened.roundings))
             finishes = self._finishes(Finish(treatment, image, self._opened), scaling)
             fitted_any = fitted_any or not finishes
-            for finish in finishes:
-                best, fits_size = self._fitted(finish, scaling)
+            while finishes:
+                # From the list, so that its pixels go with it.
+                best, fits_size = self._fitted(finishes.pop(0), scaling)
                 fitted_any = fitted_any or fits_size
                 if best is not None and (best.bit_exact or not self._exact_only):
                     return best
@@ -391,6 +395,8 @@ class _Search:
                 hashlib.sha256(written).digest(),
                 sketch(self._picture.image),
             )
+        # 5 bytes a pixel by now.
+        give_back()
         again = decode(written)
         same = (again.width_px, again.height_px, again.orientation, again.icc, again.picture_format)
         picture = self._picture

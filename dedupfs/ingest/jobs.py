@@ -1,18 +1,20 @@
 """What worker processes run: whole files in, plain values out.
 
 Owns the entry points and nothing of the work. Arguments and results are bytes, numbers, enums and frozen dataclasses of
-those, so they travel between processes. No state: any process, any thread.
+those, so they travel between processes. Each says first what it will take of memory (see `footprint`), and raises
+MemoryShortError where that is more than it is allowed. No state: any process, any thread.
 """
 
 from __future__ import annotations
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
 from dedupfs.ingest import fit as search
-from dedupfs.ingest import members, palette, rendition, thumbnail
+from dedupfs.ingest import footprint, members, palette, rendition, thumbnail
 from dedupfs.ingest.decode import Picture, decode, upright
 from dedupfs.ingest.facts import PictureFacts, better, coarseness_of
 from dedupfs.ingest.fingerprint import draft_side_px, fingerprint
 from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.recipe import Recipe
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.treatment import on_white
 from dedupfs.model import Fingerprint, Policy
@@ -27,6 +29,7 @@ def inspect(data: bytes) -> PictureFacts:
         UnfitPictureError: a sort of picture that is not compared.
         UndecodableError: not a picture, broken or cut short.
     """
+    footprint.demand(footprint.of_inspect(data))
     side_px = draft_side_px()
     picture = decode(data, (side_px, side_px), luma=True)
     return PictureFacts(
@@ -42,6 +45,7 @@ def inspect(data: bytes) -> PictureFacts:
 
 def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool = False) -> Fit | Misfit:
     """Find a rendition of `member` from `representative`; see `dedupfs.ingest.fit`."""
+    footprint.demand(footprint.of_replay(member, representative))
     return search.fit(member, representative, policy, exact_only)
 
 
@@ -51,6 +55,7 @@ def look(data: bytes) -> bytes:
     Raises:
         UnfitPictureError, UndecodableError: it is no picture that is compared.
     """
+    footprint.demand(footprint.of_look(data))
     return sketch(decode(data).image)
 
 
@@ -62,6 +67,8 @@ def render(representative: bytes, recipe: bytes, own: bytes, size: int) -> bytes
     """
     if size <= 0:
         raise IntegrityError("a rendition has at least one byte")
+    wanted = Recipe.from_bytes(recipe)
+    footprint.demand(footprint.of_render(representative, (wanted.width_px, wanted.height_px)))
     return rendition.render(representative, recipe, own, size)
 
 
@@ -71,6 +78,7 @@ def draw_thumbnail(data: bytes, side_px: int) -> bytes:
     Raises:
         UnfitPictureError, UndecodableError: it is no picture that is compared.
     """
+    footprint.demand(footprint.of_look(data))
     return thumbnail.thumbnail(data, side_px)
 
 

@@ -40,7 +40,7 @@ class Misfit:
             a whole picture was compared: LIMIT_PREVIEW, LIMIT_FILTER, LIMIT_WINDOW, LIMIT_GREY. Empty: none was.
         excess: that measurement over its limit, 0 where it has no number.
         missing_bytes: REASON_SIZE: by how much the smallest encoding was too large.
-        note: REASON_FORMAT and REASON_DECODE: what stood in the way, in a few words.
+        note: REASON_FORMAT, REASON_DECODE and REASON_MEMORY: what stood in the way, in a few words.
     """
 
     reason: str
@@ -79,6 +79,8 @@ REASON_SIZE = "size"
 """No encoding of the rendition fits the written size."""
 REASON_INEXACT = "inexact"
 """Only a rendition to the last byte was asked for, and the windows already differ."""
+REASON_MEMORY = "memory"
+"""To compare them would take more memory than the mount allows."""
 REASON_REVERSE = "reverse"
 """A lossy member with exactly the pixels of a lossless representative: render the representative from it instead."""
 
@@ -101,5 +103,6 @@ _EXPLAINED = {
     REASON_ASPECT: "has another aspect ratio",
     REASON_PIXELS: "does not look the same",
     REASON_INEXACT: "would not come back to the last byte",
+    REASON_MEMORY: "is too large to be compared",
     REASON_REVERSE: "the other picture can be drawn from it to the last byte",
 }

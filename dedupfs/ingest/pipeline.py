@@ -11,6 +11,7 @@ taken again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -31,6 +32,7 @@ from dedupfs.ingest import match
 from dedupfs.ingest.apart import contents_apart
 from dedupfs.ingest.decision import Fitting, Judge, Promotion, promotions
 from dedupfs.ingest.facts import PictureFacts
+from dedupfs.ingest.gate import Gate
 from dedupfs.ingest.originals import Originals
 from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.renderer import Renderer
@@ -54,6 +56,9 @@ _MAX_FAILURES = 2
 the end of the queue: the machine may have been short of memory or of time."""
 
 
+_COPIES = 3
+"""Of a picture while it is decided about: its bytes, the ciphertext, and a candidate, which is about as long."""
+_DECISIONS_BYTES = 400 << 20
 _WORKERS_A_SPARE_THREAD = 2
 """While some threads store what was decided, or wait for the disk, others keep the workers busy: storing a picture of
 12 megapixels takes half as long as looking at it."""
@@ -62,14 +67,29 @@ _WORKERS_A_SPARE_THREAD = 2
 class Pipeline:
     """The queue of pictures and the threads that decide about them."""
 
-    def __init__(self, volume: Volume, pool: WorkerPool, renderer: Renderer) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        pool: WorkerPool,
+        renderer: Renderer,
+        *,
+        originals: Originals | None = None,
+        decisions: Gate | None = None,
+    ) -> None:
+        """Prepare to decide; `start` begins.
+
+        Args:
+            originals: where the exact bytes of new renditions are remembered.
+            decisions: the memory that copies of pictures may take, all decisions together.
+        """
         self._volume = volume
         self._contents = volume.contents
         self._clusters = volume.clusters
         self._pool = pool
         self._renderer = renderer
         self._settlement = Settlement(volume, self.bytes_written)
-        self._originals = Originals()
+        self._originals = Originals() if originals is None else originals
+        self._memory = Gate(_DECISIONS_BYTES) if decisions is None else decisions
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._waiting = 0
@@ -162,7 +182,11 @@ class Pipeline:
     def _work(self) -> None:
         while (subject := self._queue.get()) is not None:
             try:
-                self._decide(subject)
+                with contextlib.suppress(StoreError):
+                    # The next look at the store says it, to whom it concerns.
+                    self._volume.store.wait_for_room()
+                with self._memory.taken(_COPIES * subject.size_bytes):
+                    self._decide(subject)
                 with self._volume.store.lock:
                     # Readers that it was put off for may have left before it was.
                     self.look_again()
@@ -365,6 +389,10 @@ class Pipeline:
         return self._originals.get(content)
 
 
+def _size_of(content: Exact | Rendition) -> int:
+    return content.layout.size if isinstance(content, Exact) else content.size
+
+
 class _StoredPicture:
     """A picture that is stored exactly and still undecided."""
 
@@ -372,6 +400,12 @@ class _StoredPicture:
         self._contents = volume.contents
         self._content = content
         self._pipeline = pipeline
+
+    @property
+    def size_bytes(self) -> int:
+        """See Subject."""
+        content = self._contents.sound(self._content)
+        return 0 if content is None else _size_of(content)
 
     def data(self) -> bytes | None:
         """See Subject."""

@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dedupfs.errors import IngestError, IntegrityError, UndecodableError, UnfitPictureError, WorkerStartError
+from dedupfs.errors import (
+    IngestError,
+    IntegrityError,
+    MemoryShortError,
+    UndecodableError,
+    UnfitPictureError,
+    WorkerStartError,
+)
 from dedupfs.ingest.facts import PictureFacts, better
-from dedupfs.ingest.outcome import Fit, Misfit
+from dedupfs.ingest.outcome import REASON_MEMORY, Fit, Misfit
 from dedupfs.ingest.pipeline import HEAD_BYTES, MAX_PICTURE_BYTES
 from dedupfs.ingest.sniff import sniff
 from dedupfs.ingest.workers import WorkerPool
@@ -74,6 +81,8 @@ def why_apart(volume: Volume, pool: WorkerPool, content_id: ContentId, content: 
     data = volume.contents.read_all(content.layout)
     try:
         facts: PictureFacts = pool.call("inspect", data)
+    except MemoryShortError as exc:
+        return Reason(f"is too large to be looked at: {exc}")
     except UnfitPictureError as exc:
         return Reason(f"is of a sort that is not compared: {exc}")
     except UndecodableError as exc:
@@ -131,6 +140,8 @@ def _compared(
             outcome: Fit | Misfit = pool.call("fit", member, base, policy, False)
         except WorkerStartError:
             raise
+        except MemoryShortError as exc:
+            outcome = Misfit(REASON_MEMORY, None, note=str(exc))
         except IngestError as exc:
             return Reason(f"the comparison with the nearest picture failed: {exc}", nearest)
         if isinstance(outcome, Fit):

@@ -34,6 +34,10 @@ _DAY_NS = 24 * 3600 * 10**9
 class Subject(Protocol):
     """A picture whose fate is to be decided."""
 
+    @property
+    def size_bytes(self) -> int:
+        """How long it is, as far as that is known; only to tell how much memory its decision takes."""
+
     def data(self) -> bytes | None:
         """Return the bytes, or None when they have changed or gone."""
 

@@ -1,7 +1,8 @@
 """The worker process: decodes, compares and encodes pictures, apart from the mount and its keys.
 
 Started by `forkserver`, it takes jobs from the socket in the place of standard input, and answers there, until the
-other side closes it. It never sees the volume, and limits its own memory, so that a bomb ends here.
+other side closes it. It never sees the volume, and limits its own memory, so that a bomb ends here: for good, and for
+each job by what that is allowed to take.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import contextlib
 import os
 import resource
 from pathlib import Path
+from typing import BinaryIO
 
 # The parts of scipy that jobs load when they first need them: here once for all workers.
 import scipy.fftpack
 import scipy.ndimage
 import scipy.sparse  # noqa: F401
 
-from dedupfs.errors import UndecodableError, UnfitPictureError, WorkerError
-from dedupfs.ingest import forkserver, jobs, wire
+from dedupfs.errors import MemoryShortError, UndecodableError, UnfitPictureError, WorkerError
+from dedupfs.ingest import footprint, forkserver, jobs, wire
+from dedupfs.ingest.decode import give_back
 
 MEMORY_LIMIT_BYTES = 3 << 30
 """Address space; a comparison at the pixel limit of `decode` needs about half of it."""
+_LEEWAY, _LEEWAY_BYTES = 1.5, 96 << 20
+"""How far a job may go beyond what it is allowed: what it takes is an estimate. The stacks of the threads that decode
+AVIF are 150 MB which nobody touches."""
 _NICENESS = 5
 _OOM_SCORE = 500
 """Of 1000: as if it held half of the machine's memory."""
@@ -45,12 +51,31 @@ def work() -> None:
     os.nice(_NICENESS)
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(0), "wb")
-    while True:
-        try:
-            name, arguments = wire.read(requests)
-        except WorkerError:
-            return
-        wire.write(answers, _answer(name, arguments))
+    with contextlib.suppress(WorkerError):
+        while True:
+            _serve_one(requests, answers)
+
+
+def _serve_one(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Take a job and answer. Raises WorkerError at the end of the requests."""
+    name, arguments, allowed_bytes = wire.read(requests)
+    _limit(allowed_bytes)
+    with footprint.allowed(allowed_bytes):
+        answer = _answer(name, arguments)
+    if allowed_bytes is None or allowed_bytes > footprint.SMALL_BYTES:
+        # With the answer the memory is somebody else's; a worker kept 100 MB of a finished comparison to itself.
+        del arguments
+        give_back()
+    wire.write(answers, answer)
+
+
+def _limit(allowed_bytes: int | None) -> None:
+    """Have the kernel refuse memory to a job that takes much more than it said; None limits nothing."""
+    limit = resource.RLIM_INFINITY
+    if allowed_bytes is not None:
+        data_pages = int(Path("/proc/self/statm").read_text().split()[5])
+        limit = data_pages * resource.getpagesize() + int(allowed_bytes * _LEEWAY) + _LEEWAY_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
 
 def _volunteer() -> None:
@@ -62,6 +87,8 @@ def _volunteer() -> None:
 def _answer(name: str, arguments: list[object]) -> list[object]:
     try:
         return ["done", _JOBS[name](*arguments)]  # type: ignore[operator]
+    except MemoryShortError as exc:
+        return ["large", exc.needed_bytes]
     except UnfitPictureError as exc:
         return ["unfit", str(exc)]
     except UndecodableError as exc:

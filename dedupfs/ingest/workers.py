@@ -2,7 +2,7 @@
 
 Workers come from a fork server, which is a fresh Python process, so that they hold neither keys nor locks of the mount
 (see `forkserver`). A worker that fails is replaced before the next job. A pool may be used from any thread; a call
-waits for a free worker.
+waits for a free worker, and where pools share a gate, for the memory that its job takes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import queue
 import threading
 from typing import Any
 
-from dedupfs.errors import UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
+from dedupfs.errors import MemoryShortError, UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
 from dedupfs.ingest import wire
+from dedupfs.ingest.footprint import SMALL_BYTES
 from dedupfs.ingest.forkserver import ForkServer
+from dedupfs.ingest.gate import Gate
 
 JOB_SECONDS = 60.0
 """Longest time for one job; the largest pictures that are compared at all take a few seconds."""
@@ -27,12 +29,24 @@ long is not, as that would take as long again."""
 class WorkerPool:
     """A fixed number of worker processes, started when first needed."""
 
-    def __init__(self, workers: int, *, job_seconds: float = JOB_SECONDS, beside: WorkerPool | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        *,
+        job_seconds: float = JOB_SECONDS,
+        beside: WorkerPool | None = None,
+        memory: Gate | None = None,
+        is_for_readers: bool = False,
+    ) -> None:
         """Make a pool without any process yet.
 
         Args:
             beside: a pool that is closed later, to share its fork server.
+            memory: what jobs of this pool share with those of others; without one they take what they need.
+            is_for_readers: its jobs go before all others, and are never turned down for the memory they take.
         """
+        self._memory = memory
+        self._is_for_readers = is_for_readers
         self._job_seconds = job_seconds
         self.server: ForkServer = ForkServer() if beside is None else beside.server
         self._owns_server = beside is None
@@ -57,37 +71,60 @@ class WorkerPool:
 
         Raises:
             UnfitPictureError, UndecodableError: as the job did.
+            MemoryShortError: it takes more memory than all jobs together may take.
             WorkerError: it failed in any other way, in two workers, or took too long.
             WorkerStartError: no worker can be started; this says nothing about the job.
         """
-        worker = self._idle.get()
+        lent = [self._idle.get()]
         try:
-            for attempt in range(_ATTEMPTS):
-                if self._closed:
-                    raise WorkerError("the workers have been stopped")
-                if worker is not None and not worker.is_alive():
-                    # The kernel may have ended it for its memory; the job that comes next is not to blame.
-                    worker.kill()
-                    worker = None
-                if worker is None:
-                    worker = _Worker(self.server)
-                try:
-                    verdict, value = worker.run(job, arguments, self._job_seconds)
-                    break
-                except BaseException as exc:
-                    # What it may still say would be taken for the answer to the next job.
-                    worker.kill()
-                    final = worker.is_overdue or not isinstance(exc, WorkerError) or attempt + 1 == _ATTEMPTS
-                    worker = None
-                    if final:
-                        raise
+            verdict, value = self._in_turn(lent, [job, list(arguments)])
         finally:
-            self._idle.put(worker)
+            self._idle.put(lent[0])
         if verdict == "unfit":
             raise UnfitPictureError(value)
         if verdict == "undecodable":
             raise UndecodableError(value)
         return value
+
+    def _in_turn(self, lent: list[_Worker | None], request: list[object]) -> tuple[str, Any]:
+        """Run a job when there is memory for it: first with what every job may take, then with what it asks for."""
+        if self._memory is None:
+            return self._run(lent, [*request, None])
+        size_bytes = SMALL_BYTES
+        while True:
+            allowed_bytes = None if self._is_for_readers and size_bytes > SMALL_BYTES else size_bytes
+            with self._memory.taken(size_bytes, hurry=self._is_for_readers):
+                verdict, value = self._run(lent, [*request, allowed_bytes])
+            if verdict != "large":
+                return verdict, value
+            if not isinstance(value, int) or value <= size_bytes:
+                raise WorkerError("a worker asked for no more memory than it had")
+            if value > self._memory.capacity_bytes and not self._is_for_readers:
+                raise MemoryShortError(value, self._memory.capacity_bytes)
+            size_bytes = value
+
+    def _run(self, lent: list[_Worker | None], request: list[object]) -> tuple[str, Any]:
+        """Run a job on the worker in `lent`, which is replaced there when it is not to be trusted any more."""
+        for attempt in range(_ATTEMPTS):
+            if self._closed:
+                raise WorkerError("the workers have been stopped")
+            worker = lent[0]
+            if worker is not None and not worker.is_alive():
+                # The kernel may have ended it for its memory; the job that comes next is not to blame.
+                worker.kill()
+                worker = None
+            if worker is None:
+                lent[0] = None
+                worker = lent[0] = _Worker(self.server)
+            try:
+                return worker.run(request, self._job_seconds)
+            except BaseException as exc:
+                # What it may still say would be taken for the answer to the next job.
+                worker.kill()
+                lent[0] = None
+                if worker.is_overdue or not isinstance(exc, WorkerError) or attempt + 1 == _ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
         """Stop every worker; jobs under way are waited for."""
@@ -113,13 +150,13 @@ class _Worker:
     def is_alive(self) -> bool:
         return not self.is_overdue and self._child.is_alive()
 
-    def run(self, job: str, arguments: tuple[object, ...], seconds: float) -> tuple[str, Any]:
-        answer = self._exchange([job, list(arguments)], seconds)
+    def run(self, request: list[object], seconds: float) -> tuple[str, Any]:
+        answer = self._exchange(request, seconds)
         try:
             verdict, value = answer
         except (TypeError, ValueError) as exc:
             raise WorkerError("a worker process gave an answer that makes no sense") from exc
-        if verdict not in ("done", "unfit", "undecodable"):
+        if verdict not in ("done", "unfit", "undecodable", "large"):
             raise WorkerError(str(value))
         return verdict, value
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dedupfs.errors import DedupfsError, UsageError
+from dedupfs.filesystem.memory import Shares
 from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.process import prepare_process
 from dedupfs.mount import ending
@@ -39,12 +40,14 @@ def serve(
     read_only: bool,
     options: Mapping[str, str | bool],
     ready: Callable[[], None],
+    memory: Shares,
     idle_seconds: float | None = None,
 ) -> None:
     """Open the volume, serve it until it is unmounted, and close it.
 
     Args:
         ready: called when the kernel has had its first answer.
+        memory: how much of it the mount and its workers may take.
         idle_seconds: how long nobody may have used it before it unmounts itself; None for ever.
     Raises:
         StoreLockedError: somebody else writes to the volume.
@@ -54,10 +57,10 @@ def serve(
     prepare_process()
     # The kernel keeps what it has read for good: a file that somebody changed would be cut off where it used to end.
     lock = keep_writers_out(directory) if read_only else None
-    volume = open_volume(directory, volume_key, read_only=read_only)
+    volume = open_volume(directory, volume_key, read_only=read_only, sizes=memory.store)
     # A damaged one is served for reading whatever was asked.
     read_only = volume.store.read_only
-    filesystem = open_filesystem(volume)
+    filesystem = open_filesystem(volume, memory=memory)
     if not read_only:
         ending.note_begin(directory)
     operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)

@@ -36,11 +36,38 @@ def test_each_option_reaches_whom_it_concerns() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["idle_timeout=soon", "idle_timeout=0", "idle_timeout=nan", "passphrase_file", "log_file="]
+    "option",
+    [
+        *("idle_timeout=soon", "idle_timeout=0", "idle_timeout=nan", "passphrase_file", "log_file="),
+        *(
+            "memory",
+            "memory=lots",
+            "memory=-1G",
+            "memory=512",
+            "memory=255M",
+            "memory=1e9",
+            "memory=1GB5",
+            "memory=nan",
+        ),
+    ],
 )
 def test_options_that_make_no_sense(option: str) -> None:
     with pytest.raises(UsageError):
         parse([option])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("512M", 512_000_000),
+        ("2g", 2_000_000_000),
+        ("1.5GB", 1_500_000_000),
+        ("1GiB", 1 << 30),
+        ("300000000", 300_000_000),
+    ],
+)
+def test_sizes_of_memory(given: str, wanted: int) -> None:
+    assert parse([f"memory={given},ro"]) == MountOptions(read_only=True, memory_bytes=wanted)
 
 
 def test_what_mount_gives_to_its_helper() -> None:

@@ -126,6 +126,32 @@ def test_a_picture_saved_by_the_memory_budget_is_decided_about_too(volume_direct
         core.filesystem.close()
 
 
+def test_open_pictures_stay_within_the_memory_budget(volume_directory: Path) -> None:
+    """What is stored leaves the memory, is read from the store, and can be written on, kept as a rendition or not."""
+    budget = 4 << 20
+    core = Core(volume_directory, budget_bytes=budget)
+    try:
+        expected, handles = {}, {}
+        for number in range(6):
+            name = b"%d" % number
+            expected[name] = bytearray(sketch(10 + number, size=2 << 20))
+            _, handles[name] = core.filesystem.create(ROOT, name, 0o644, 0, 0)
+            core.files.write(handles[name], 0, bytes(expected[name]))
+            assert core.files.spooled_bytes <= budget + (2 << 20)
+        for name, handle in handles.items():
+            assert core.files.read(handle, 0, 3 << 20) == expected[name]
+            core.files.write(handle, 1 << 20, b"more")
+            expected[name][1 << 20 : (1 << 20) + 4] = b"more"
+            assert core.files.read(handle, 0, 3 << 20) == expected[name]
+            core.files.release(handle)
+        core.filesystem.settle()
+        assert {name: core.read(name) for name in expected} == expected
+        assert core.counter("undecided") == 0
+        assert core.problems() == []
+    finally:
+        core.filesystem.close()
+
+
 def test_a_picture_saved_because_it_waited_long_is_decided_about_too(core: Core, pool: SketchPool) -> None:
     core.put(b"photo", PHOTO)
     core.filesystem.settle()

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from dedupfs.errors import UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
+from dedupfs.errors import MemoryShortError, UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
 from dedupfs.ingest.facts import PictureFacts
+from dedupfs.ingest.gate import Gate
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import PictureFormat
 from tests.ingest.drawing import encoded, photo
@@ -29,8 +30,8 @@ from tests.ingest.drawing import encoded, photo
 BAD_JOBS = """
 import os, signal, sys, time
 
-from dedupfs.errors import UndecodableError, UnfitPictureError
-from dedupfs.ingest import worker
+from dedupfs.errors import MemoryShortError, UndecodableError, UnfitPictureError
+from dedupfs.ingest import footprint, worker
 
 
 def crash():
@@ -50,6 +51,15 @@ def hang():
 
 def bomb():
     return len(bytearray(100 << 30))
+
+
+def take(wanted):
+    footprint.demand(wanted)
+    return wanted
+
+
+def swell(size):
+    return len(bytearray(size))
 
 
 def talk_nonsense():
@@ -204,6 +214,30 @@ def test_pools_share_a_fork_server(pool: WorkerPool) -> None:
     assert pool.call("pid") == first
 
 
+def test_a_job_gets_the_memory_it_asks_for_unless_that_is_too_much(pool: WorkerPool) -> None:
+    pool._memory = Gate(100 << 20)
+    pool._is_for_readers = False
+    assert pool.call("take", 1) == 1
+    assert pool.call("take", 90 << 20) == 90 << 20
+    with pytest.raises(MemoryShortError, match="takes 158 MB of memory, and a mount with this memory= has 105 MB"):
+        pool.call("take", 150 << 20)
+
+
+def test_what_somebody_reads_is_drawn_however_much_it_takes(pool: WorkerPool) -> None:
+    pool._memory = Gate(20 << 20)
+    pool._is_for_readers = True
+    assert pool.call("take", 150 << 20) == 150 << 20
+
+
+def test_a_job_that_takes_much_more_than_it_said_fails(pool: WorkerPool) -> None:
+    pool._memory = Gate(100 << 20)
+    assert pool.call("swell", 8 << 20) == 8 << 20
+    with pytest.raises(WorkerError, match="out of memory"):
+        pool.call("swell", 400 << 20)
+    pool._memory = None
+    assert pool.call("swell", 400 << 20) == 400 << 20
+
+
 def test_a_request_that_cannot_be_sent_does_no_harm(pool: WorkerPool) -> None:
     with pytest.raises(TypeError):
         pool.call("pid", object())
@@ -255,6 +289,7 @@ def test_nothing_outlives_the_process_that_has_the_pool() -> None:
 
 OWNER = """
 import time
+from dedupfs.ingest.gate import Gate
 from dedupfs.ingest.workers import WorkerPool
 
 pool = WorkerPool(1)
