@@ -13,7 +13,7 @@ from dedupfs.filesystem.memory import DEFAULT_BYTES, LEAST_BYTES, MB, shares_of
 @pytest.mark.parametrize("readers", [1, 4])
 def test_the_shares_are_no_more_than_the_whole(total: int, processors: int, readers: int) -> None:
     shares = shares_of(total, readers=readers, wanted_workers=processors)
-    store = 3 * shares.store.batch + shares.store.records + shares.store.plaintexts
+    store = int(1.5 * shares.store.waiting) + shares.store.records + shares.store.plaintexts
     parts = (shares.spools, store, shares.decisions, shares.originals, shares.renditions, shares.jobs)
     assert all(part > 0 for part in parts)
     assert 1 <= shares.workers <= processors
