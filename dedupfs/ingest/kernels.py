@@ -131,12 +131,14 @@ def weights(
     sums = np.where(np.abs(sums) > 1e-9, sums, 1.0)
     values = values * (1.0 / sums) if deep else values / sums
     start, stop = int(columns.min()), int(columns.max()) + 1
+    entries, places = values.ravel().astype(np.float64 if deep else np.float32), (columns - start).ravel().astype(np.int32)
+    shape_of_all = (last - first, stop - start)
+    if bool((np.diff(columns, axis=1) > 0).all()):
+        ends = np.arange(0, entries.size + 1, taps, dtype=np.int32)
+        return scipy.sparse.csr_array((entries, places, ends), shape=shape_of_all), start, stop
+    # What lies beyond the edge counts for the outermost place: its entries are added up, which takes longer.
     rows = np.repeat(np.arange(last - first), taps)
-    places = columns.ravel() - start
-    matrix = scipy.sparse.csr_array(
-        (values.ravel().astype(np.float64 if deep else np.float32), (rows, places)), shape=(last - first, stop - start)
-    )
-    return matrix, start, stop
+    return scipy.sparse.csr_array((entries, (rows, places)), shape=shape_of_all), start, stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,18 +182,25 @@ def resample(
     for top in range(upper, lower, _STRIP_ROWS):
         bottom = min(lower, top + _STRIP_ROWS)
         down, y_start, y_stop = weights(axes[1], shape, top, bottom, arithmetic.deep)
-        samples = np.asarray(image.crop((x_start, y_start, x_stop, y_stop)))
-        samples = samples.reshape(y_stop - y_start, x_stop - x_start, -1)
-        # A weighting goes along the first axis; turning bytes is cheaper than turning numbers.
-        samples = samples if down_first else np.ascontiguousarray(samples.transpose(1, 0, 2))
+        part = image.crop((x_start, y_start, x_stop, y_stop))
+        # A weighting goes along the first axis; Pillow turns pixels as a whole, numpy byte by byte.
+        part = part if down_first else part.transpose(Image.Transpose.TRANSPOSE)
+        samples = np.asarray(part).reshape(part.height, part.width, -1)
         values = _weighable(samples, image.mode, arithmetic)
         first, second = (down, across) if down_first else (across, down)
         values = _stepped(_apply(first, values), arithmetic)
-        values = _stepped(_apply(second, np.ascontiguousarray(values.transpose(1, 0, 2))), arithmetic)
+        values = _stepped(_apply(second, _turned(values)), arithmetic)
         made = _samples(values, image.mode, arithmetic)
         strips.append(made.transpose(1, 0, 2) if down_first else made)
     whole = np.concatenate(strips)
     return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
+
+
+def _turned(values: Floats) -> Floats:
+    """Return the first two of three axes exchanged, copied a pixel and not a number at a time."""
+    pixels = values.view(np.dtype((np.void, values.shape[2] * values.itemsize)))[:, :, 0]
+    turned: Floats = np.ascontiguousarray(pixels.T).view(values.dtype).reshape(values.shape[1], values.shape[0], -1)
+    return turned
 
 
 def _apply(matrix: scipy.sparse.csr_array, values: Floats) -> Floats:

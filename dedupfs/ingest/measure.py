@@ -17,6 +17,9 @@ BLOCK_PX = 8
 TILE_PX = 16
 
 _STRIP_ROWS = 64
+_STRIP_PIXELS = 1 << 16
+"""A strip has as many pixels at least: of windows, the calls cost more than the arithmetic."""
+
 _SCALE = 128
 """Blurred differences are kept in units of 1 / 128 level, which 16 bits just hold."""
 
@@ -62,8 +65,9 @@ def measure(member: Image.Image, rendition: Image.Image) -> Maps:
     width_px, height_px = member.size
     rows: list[tuple[Map, ...]] = []
     energy = np.zeros(2)
-    for top in range(0, height_px, _STRIP_ROWS):
-        bottom = min(height_px, top + _STRIP_ROWS)
+    strip_rows = max(_STRIP_ROWS, _STRIP_PIXELS // width_px // TILE_PX * TILE_PX)
+    for top in range(0, height_px, strip_rows):
+        bottom = min(height_px, top + strip_rows)
         pair = (_planes(member, top, bottom), _planes(rendition, top, bottom))
         strip, energies = _strip(*pair, (bottom - top, width_px))
         rows.append(strip)

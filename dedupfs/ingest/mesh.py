@@ -33,21 +33,23 @@ def meshed(
         image: mode L, LA, RGB or RGBA.
     """
     left, upper, right, lower = window
-    samples = np.asarray(image).reshape(image.height, image.width, -1)
     columns = _places(extent_px[0], target_px[0], left, right)
     strips = [
-        _strip(samples, columns, _places(extent_px[1], target_px[1], top, min(lower, top + _STRIP_ROWS)))
+        _strip(image, columns, _places(extent_px[1], target_px[1], top, min(lower, top + _STRIP_ROWS)))
         for top in range(upper, lower, _STRIP_ROWS)
     ]
     whole = np.concatenate(strips)
     return Image.fromarray(whole[:, :, 0] if whole.shape[2] == 1 else whole)
 
 
-def _strip(samples: _Bytes, columns: tuple[_Places, _Floats], rows: tuple[_Places, _Floats]) -> _Bytes:
-    height, width = samples.shape[:2]
+def _strip(image: Image.Image, columns: tuple[_Places, _Floats], rows: tuple[_Places, _Floats]) -> _Bytes:
+    across = [np.clip(columns[0] + beside, 0, image.width - 1) for beside in (0, 1)]
+    down = [np.clip(rows[0] + below, 0, image.height - 1) for below in (0, 1)]
+    left, upper, right, lower = (int(place) for place in (across[0][0], down[0][0], across[1][-1], down[1][-1]))
+    samples = np.asarray(image.crop((left, upper, right + 1, lower + 1)))
+    samples = samples.reshape(*samples.shape[:2], -1)
     corners = [
-        samples[np.clip(rows[0] + below, 0, height - 1)][:, np.clip(columns[0] + beside, 0, width - 1)]
-        for below, beside in ((0, 0), (0, 1), (1, 0), (1, 1))
+        samples[down[below] - upper][:, across[beside] - left] for below, beside in ((0, 0), (0, 1), (1, 0), (1, 1))
     ]
     first, second, third, fourth = (corner.astype(np.float32) for corner in corners)
     x, y = columns[1][None, :, None], rows[1][:, None, None]

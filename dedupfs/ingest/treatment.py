@@ -71,6 +71,7 @@ class Bases:
         self._representative = representative
         self._planes: list[Image.Image] = []
         self._drafts: dict[int, tuple[Image.Image, tuple[float, float]]] = {}
+        self._reduced: dict[tuple[bool, int, tuple[int, int]], Base] = {}
 
     def __call__(self, scaling: Scaling) -> Base:
         """Return what the kernel of `scaling` works on.
@@ -84,9 +85,14 @@ class Bases:
         if scaling.draft not in self._drafts:
             self._drafts[scaling.draft] = self._decoded(scaling.draft)
         image, extent_px = self._drafts[scaling.draft]
-        if scaling.kernel is Kernel.MIPMAP:
-            return halved(image, scaling.reduction[0])
-        return reduced(image, extent_px, scaling.reduction)
+        if scaling.reduction == (1, 1):
+            return Base(image, extent_px)
+        halves = scaling.kernel is Kernel.MIPMAP
+        key = (halves, scaling.draft, scaling.reduction)
+        if key not in self._reduced:
+            made = halved(image, scaling.reduction[0]) if halves else reduced(image, extent_px, scaling.reduction)
+            self._reduced[key] = made
+        return self._reduced[key]
 
     @property
     def has_planes(self) -> bool:
