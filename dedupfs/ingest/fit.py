@@ -17,14 +17,24 @@ from PIL import Image
 from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
 from dedupfs.ingest import footprint, members, palette, replay, sections
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, give_back, header, upright
+from dedupfs.ingest.glance import (
+    HOPELESS_TILES,
+    PREVIEW_LIMIT,
+    PREVIEW_SIDE,
+    Preview,
+    grid_of,
+    preview,
+    tiles_excess,
+    tiles_of,
+)
 from dedupfs.ingest.habits import LATELY, Habit
 from dedupfs.ingest.jpeg_coding import JpegCoding
 from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.outcome import (
-    LIMIT_FILTER,
     LIMIT_GREY,
     LIMIT_PREVIEW,
+    LIMIT_TILES,
     LIMIT_WINDOW,
     NO_DIFFERENCE,
     REASON_ASPECT,
@@ -38,7 +48,7 @@ from dedupfs.ingest.outcome import (
     Fit,
     Misfit,
 )
-from dedupfs.ingest.ranking import Ranking, requantized, squared
+from dedupfs.ingest.ranking import HOPELESS_WINDOW, Ranking
 from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
 from dedupfs.ingest.rendition import as_encoded, in_mode
 from dedupfs.ingest.scaling import (
@@ -49,7 +59,8 @@ from dedupfs.ingest.scaling import (
 )
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.sniff import sniff
-from dedupfs.ingest.treatment import Bases, on_white, treated
+from dedupfs.ingest.treatment import Bases, treated
+from dedupfs.ingest.trials import requantized, squared
 from dedupfs.ingest.verify import Steps, Verdict, local_excess, verify
 from dedupfs.ingest.windows import Window, inner, trimmed, windows_of
 from dedupfs.model import PictureFormat, Policy
@@ -58,18 +69,6 @@ MAX_OWN_SHARE = 0.9
 """Own bytes and recipe may be at most this share of the file."""
 
 RECIPE_ALLOWANCE_BYTES = 200
-
-MAX_ATTEMPTS = 2
-"""Scalings that are encoded in full; on the dev corpus the first is the right one in all but a few pairs."""
-
-PREVIEW_SIDE = 64
-"""Longer side of the grid on which two pictures are compared first."""
-
-PREVIEW_SHARE = 4
-"""Pixels of either picture that make a cell of the grid at least, so that phases of sampling do not show."""
-
-PREVIEW_LIMIT = 30.0
-"""Levels by which a cell of the grid may differ."""
 
 MAX_FINISHES = 2
 """Ways to round and to take samples that are encoded in full."""
@@ -80,8 +79,9 @@ USUAL_ERROR_SHARE = 0.98
 GOOD_ENOUGH = 0.8
 """Share of the limits with which no further setting of a dear encoder is tried."""
 
-HOPELESS_WINDOW = 2.0
-"""Excess of one window from which the whole picture is not encoded; of 56 copies that passed the largest was 1.12."""
+HOPELESS_VERDICT = 2.5
+"""Excess of a rendition from which no other filter and no other rounding is encoded; where a later one of a JPEG
+passed, the first was at most 1.2 off."""
 
 HOPELESS_LOSSY = 8.0
 """Excess, before it is encoded, from which a rendition of a lossy WebP has never passed afterwards."""
@@ -188,7 +188,9 @@ class _Search:
         self._shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
         self._steps = self._opened.steps.beside(self._source_steps, self._shrink)
         known = self._bases
-        bases = known if known and known.treatment == treatment else Bases(self._representative, treatment)
+        # Only a JPEG can be decoded in part, so that the draft of anything else is all of it.
+        whole = draft if draft.picture_format is not PictureFormat.JPEG else None
+        bases = known if known and known.treatment == treatment else Bases(self._representative, treatment, whole)
         turned = treatment.orientation >= 5
         source_px = (draft.height_px, draft.width_px) if turned else (draft.width_px, draft.height_px)
         same = Scaling(Kernel.SAME)
@@ -196,11 +198,11 @@ class _Search:
             return Misfit(REASON_REVERSE, None)
         ways = [same] if source_px == self._size_px else self._ranked(source_px, draft, bases)
         fitted_any = not ways
-        for scaling in ways[:MAX_ATTEMPTS]:
+        for scaling in ways:
             image = scaled(bases(scaling), scaling, self._size_px)
             if self._policy is not Policy.PERCEPTUAL and not self._may_be_grey(image):
                 return Misfit(REASON_PIXELS, None, LIMIT_GREY)
-            if self._is_hopeless(image):
+            if self._is_another(image) or self._is_hopeless(image):
                 fitted_any = True
                 continue
             image = as_encoded(image, self._opened.mode, bool(self._opened.roundings))
@@ -212,7 +214,13 @@ class _Search:
                 fitted_any = fitted_any or fits_size
                 if best is not None and (best.bit_exact or not self._exact_only):
                     return best
+                if self._is_far_off():
+                    return self._misfit(fitted_any)
         return self._misfit(fitted_any)
+
+    @functools.cached_property
+    def _tiles(self) -> Preview:
+        return tiles_of(self._picture.image)
 
     @functools.cached_property
     def _windows(self) -> list[Window]:
@@ -316,18 +324,15 @@ class _Search:
 
     def _best_treatment(self, draft: Picture) -> tuple[Treatment, float]:
         """Return how to treat the representative, and the largest difference on the preview grid then."""
-        width_px, height_px = self._picture.upright_px
-        longer = max(width_px, height_px)
-        side = min(PREVIEW_SIDE, min(longer, *draft.image.size) // PREVIEW_SHARE)
-        grid = (max(1, side * width_px // longer), max(1, side * height_px // longer))
+        grid = grid_of(self._picture.upright_px, draft.image.size)
         transparent = "A" in self._opened.mode
-        mine = _preview(upright(self._picture), grid, transparent)
+        mine = preview(upright(self._picture), grid, laid_on_white=transparent)
         tried: list[tuple[float, Treatment]] = []
         orientation = composed(draft.orientation, INVERSE_ORIENTATION[self._picture.orientation])
         for ground in self._grounds(draft):
             for colour in self._colours(draft):
                 image = treated(draft, Treatment(draft.orientation, ground, colour))
-                difference = float(np.abs(_preview(image, grid, transparent) - mine).max())
+                difference = float(np.abs(preview(image, grid, laid_on_white=transparent) - mine).max())
                 tried.append((difference, Treatment(orientation, ground, colour)))
         best = min(tried, key=lambda entry: entry[0])
         return best[1], best[0]
@@ -356,9 +361,9 @@ class _Search:
         may_reject = self._policy is not Policy.PERCEPTUAL and self._opened.faithful
         image, windows = self._picture.image, self._windows
         ranking = Ranking(image, windows, self._opened, bases, self._steps, may_reject=may_reject)
-        ways, excess = ranking.ranked(source_px, is_jpeg=draft.picture_format is PictureFormat.JPEG)
+        ways, limit, excess = ranking.ranked(source_px, is_jpeg=draft.picture_format is PictureFormat.JPEG)
         if not ways:
-            self._ended = (LIMIT_FILTER, excess)
+            self._ended = (limit, excess)
         return ways
 
     def _is_hopeless(self, image: Image.Image) -> bool:
@@ -370,6 +375,23 @@ class _Search:
         verdict = verify(self._picture.image, in_mode(image, self._picture.image.mode), self._steps)
         self._note(verdict)
         return verdict.excess > (HOPELESS_LOSSY if self._opened.steps.luma else 1.0)
+
+    def _is_another(self, image: Image.Image) -> bool:
+        """True when means of whole tiles already show another picture, before anything is encoded."""
+        if self._policy is Policy.PERCEPTUAL or not self._opened.faithful:
+            # Of an AVIF that passed, the tiles were 1.05 times what is allowed before it was encoded.
+            return False
+        other = tiles_of(in_mode(image, self._picture.image.mode))
+        excess = tiles_excess(self._tiles, other, self._opened.steps)
+        if excess > HOPELESS_TILES:
+            self._ended = (LIMIT_TILES, excess)
+        return excess > HOPELESS_TILES
+
+    def _is_far_off(self) -> bool:
+        """True when what was encoded differs by more than another filter or rounding can make up for."""
+        if self._policy is Policy.PERCEPTUAL or not self._opened.faithful or self._closest is None:
+            return False
+        return self._picture.picture_format is PictureFormat.JPEG and self._closest.excess > HOPELESS_VERDICT
 
     def _note(self, verdict: Verdict) -> None:
         if self._closest is None or verdict.excess < self._closest.excess:
@@ -429,11 +451,3 @@ def _rounding_of(recipe: Recipe) -> Rounding:
 def _same_aspect(a_px: tuple[int, int], b_px: tuple[int, int]) -> bool:
     """True when one is the other resized, give or take the rounding of one pixel."""
     return abs(a_px[0] * b_px[1] - a_px[1] * b_px[0]) <= max(*a_px, *b_px)
-
-
-def _preview(
-    image: Image.Image, grid: tuple[int, int], laid_on_white: bool
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    """Return the picture on the grid; colour is weighted with alpha, and laid on white where both have some."""
-    small = image.resize(grid, Image.Resampling.BILINEAR)
-    return np.asarray((on_white(small) if laid_on_white else small).convert("RGB")).astype(np.int16)

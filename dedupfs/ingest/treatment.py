@@ -66,8 +66,10 @@ def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
 class Bases:
     """The representative decoded, treated and reduced in the ways that a search has asked for so far."""
 
-    def __init__(self, representative: bytes, treatment: Treatment) -> None:
+    def __init__(self, representative: bytes, treatment: Treatment, decoded: Picture | None = None) -> None:
+        """Prepare; `decoded` is the representative at its full size, where that is known already."""
         self.treatment = treatment
+        self._known = decoded
         self._representative = representative
         self._planes: list[Image.Image] = []
         self._drafts: dict[int, tuple[Image.Image, tuple[float, float]]] = {}
@@ -120,7 +122,8 @@ class Bases:
         if draft > 1:
             picture = decode(self._representative, (1, 1))
             draft_px = (picture.width_px // draft, picture.height_px // draft)
-        picture = decode(self._representative, draft_px)
+        known = self._known if draft == 1 else None
+        picture = decode(self._representative, draft_px) if known is None else known
         image = treated(picture, self.treatment)
         width_px, height_px = picture.width_px / draft, picture.height_px / draft
         turned = self.treatment.orientation >= 5

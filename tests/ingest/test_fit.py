@@ -274,7 +274,11 @@ def test_a_misfit_says_what_was_exceeded_and_by_how_much() -> None:
     assert (stranger.limit, stranger.differences) == (outcome.LIMIT_PREVIEW, None)
     assert stranger.excess > 1
     assert "at first sight" in stranger.explained()
-    brighter = misfit(encoded(edited(PIXELS, (1.02, 1.02, 1.02)), "PNG"))
+    far_brighter = misfit(encoded(edited(PIXELS, (1.04, 1.04, 1.04)), "PNG"))
+    assert (far_brighter.limit, far_brighter.differences) == (outcome.LIMIT_TILES, None)
+    assert far_brighter.excess > 1.5
+    assert "tone or colour" in far_brighter.explained()
+    brighter = misfit(encoded(edited(PIXELS, (1.01, 1.01, 1.01)), "PNG"))
     assert brighter.limit == "broad luma"
     assert brighter.differences is not None
     assert brighter.explained() == f"differs too much in broad luma, {brighter.excess:.2f} times what is allowed"
