@@ -80,8 +80,20 @@ class Shelf(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What came of one candidate, and whether it was turned down before whole pictures were compared."""
+
+    fitting: Fitting | None
+    at_a_glance: bool
+
+
 class Judge:
-    """Takes decisions under one policy. Safe from any thread, as far as the shelf is."""
+    """Takes decisions about one newcomer under one policy, on one thread.
+
+    A decision may have to be taken again because another candidate has come up meanwhile; what was found out about
+    those that were there before is not found out once more.
+    """
 
     def __init__(self, pool: WorkerPool, policy: Policy, shelf: Shelf, policy_of_others: Policy | None = None) -> None:
         """`policy_of_others` is that of the pictures which are on the shelf, where it may be another one."""
@@ -89,6 +101,13 @@ class Judge:
         self._policy = policy
         self._policy_of_others = policy if policy_of_others is None else policy_of_others
         self._shelf = shelf
+        self._decided: dict[tuple[ClusterId, ContentId], _Decided] = {}
+        self._early = True
+
+    def at_a_glance(self, candidate: Candidate) -> bool:
+        """Whether a candidate has been turned down without comparing whole pictures, which costs little."""
+        decided = self._decided.get((candidate.cluster, candidate.representative))
+        return decided is not None and decided.at_a_glance
 
     def is_enough(self, fitting: Fitting) -> bool:
         """Whether no other candidate is to be asked: none can be closer, or the policy compares no pixels.
@@ -114,6 +133,24 @@ class Judge:
             IntegrityError: a picture of the candidate's cluster cannot be read.
             WorkerStartError: no worker can be started.
         """
+        key = (candidate.cluster, candidate.representative)
+        decided = self._decided.get(key)
+        if decided is None or not self._still_holds(decided):
+            self._early = True
+            fitting = self._fitting(data, facts, candidate, original)
+            decided = self._decided[key] = _Decided(fitting, self._early and fitting is None)
+        return decided.fitting
+
+    def _still_holds(self, decided: _Decided) -> bool:
+        """Whether nothing has changed that a decision rests on, but for the representative, which is part of its key.
+
+        A cluster that has lost the one picture that stood in the way is not asked again.
+        """
+        if decided.fitting is None or isinstance(decided.fitting.fits, Fit):
+            return True
+        return set(self._shelf.members(decided.fitting.candidate.cluster)) == decided.fitting.fits.keys()
+
+    def _fitting(self, data: bytes, facts: PictureFacts, candidate: Candidate, original: bytes) -> Fitting | None:
         promote_first = better(facts, candidate.facts)
         orders = (promote_first,) if self._policy is Policy.PERCEPTUAL else (promote_first, not promote_first)
         kept: Fit | dict[ContentId, Refit] | None = None
@@ -171,7 +208,9 @@ class Judge:
             return Misfit(REASON_MEMORY, None, note=str(exc))
         except IngestError as exc:
             log.warning("two pictures could not be compared: %s", exc)
+            self._early = False
             return Misfit("failed", None)
+        self._early = self._early and isinstance(outcome, Misfit) and outcome.at_a_glance
         return outcome
 
 

@@ -13,9 +13,13 @@ from dedupfs.storage.similarity import COMPLETE_RADIUS_BITS
 
 log = logging.getLogger(__name__)
 
-MAX_CANDIDATES = 4
-"""Clusters compared by pixels, nearest first. On the development photos no wanted copy had more than one stranger
-nearer than its original; receipts of one shop crowd within a few bits, and each comparison costs a decode."""
+MAX_COMPARED = 4
+"""Clusters whose whole pictures are compared with a newcomer, nearest first. On the development photos no wanted copy
+had more than one stranger nearer than its original; receipts of one shop crowd within a few bits."""
+
+MAX_CANDIDATES = 6
+"""Clusters that are asked at all: what is turned down at a glance costs a fraction of a comparison, and edits of one
+picture, which are near each other, may stand before the original of a copy."""
 
 
 @dataclass(frozen=True, slots=True)

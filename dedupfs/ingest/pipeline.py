@@ -237,10 +237,11 @@ class Pipeline:
                     return
             self._settlement.undecodable(newcomer)
             return
+        judge = self._judge(newcomer.policy)
         for _ in range(_MAX_ATTEMPTS):
             near = match.candidates(self._clusters, facts.fingerprint) if facts.fingerprint is not None else []
             newcomer = replace(newcomer, facts=facts, candidates=near)
-            if self._is_there(newcomer) or self._place(newcomer, facts):
+            if self._is_there(newcomer) or self._place(newcomer, facts, judge):
                 return
         self._settlement.apart(newcomer, whatever_came_meanwhile=True)
 
@@ -298,15 +299,17 @@ class Pipeline:
             return False
         return True
 
-    def _place(self, newcomer: Newcomer, facts: PictureFacts) -> bool:
+    def _place(self, newcomer: Newcomer, facts: PictureFacts, judge: Judge) -> bool:
         """Return whether the picture is settled; False when its candidates have changed meanwhile.
 
         Of several that fit the closest is taken: a thumbnail fits an edit of its picture as well as the picture itself.
         An original that comes after copies takes all clusters that these have founded and that it fits.
         """
-        judge = self._judge(newcomer.policy)
         found: list[Fitting] = []
+        compared = 0
         for candidate in newcomer.candidates:
+            if compared == match.MAX_COMPARED:
+                break
             if candidate.representative == newcomer.content:
                 continue
             if self._volume.pairs.are_parted(newcomer.content, self._clusters.members(candidate.cluster)):
@@ -325,6 +328,7 @@ class Pipeline:
                     log.warning("cluster %d rests on a damaged picture and is passed over: %s", candidate.cluster, exc)
                 # Otherwise its picture has been removed meanwhile, and took its bytes along.
                 continue
+            compared += not judge.at_a_glance(candidate)
             if fitting is None:
                 continue
             if not isinstance(fitting.fits, Fit):

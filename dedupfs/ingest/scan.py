@@ -19,7 +19,7 @@ from dedupfs.ingest import sources
 from dedupfs.ingest.decision import Fitting, Judge, Promotion, Refit, promotions
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.groups import CopyKind, Group, Kept, Look, Measured, Version, by_savings, rendition_kind
-from dedupfs.ingest.match import MAX_CANDIDATES, Candidate
+from dedupfs.ingest.match import MAX_CANDIDATES, MAX_COMPARED, Candidate
 from dedupfs.ingest.nearest import NearestIndex
 from dedupfs.ingest.originals import Originals
 from dedupfs.ingest.outcome import Fit
@@ -252,7 +252,10 @@ class Scan:
             images = [self._contents[candidate.representative].image for candidate in near]
         judge = Judge(self.pool, self.policy, self)
         found: list[Fitting] = []
+        compared = 0
         for candidate, image in zip(near, images, strict=True):
+            if compared == MAX_COMPARED:
+                break
             if newcomer.image is not None and newcomer.image == image:
                 return self._settle_same_image(content, newcomer, near, candidate, data, cuts)
             try:
@@ -260,6 +263,7 @@ class Scan:
             except SourceError as exc:
                 log.info("a likely copy is passed over: %s", exc)
                 continue
+            compared += not judge.at_a_glance(candidate)
             if fitting is None:
                 continue
             found.append(fitting)

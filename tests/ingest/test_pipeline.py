@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -151,6 +152,45 @@ def test_of_several_that_fit_the_closest_is_taken(core: Core, pool: TamperedPool
     representative = core.volume.contents.get(found.representative)
     assert isinstance(representative, Exact)
     assert core.volume.contents.read_all(representative.layout) == photo
+
+
+@pytest.mark.parametrize(("limit", "kind"), [("window", "rendition"), ("fine luma", "picture")])
+def test_edits_that_are_told_apart_at_a_glance_do_not_hide_the_original(
+    core: Core, pool: TamperedPool, limit: str, kind: str
+) -> None:
+    edits = {f"edit{number}": sketch(6, 400, 2, 9000 + number) for number in range(4)}
+    photo, small = sketch(6, 400, 2, 8000), sketch(6, 100, 3, 900)
+    made = hashlib.sha256(rendition_of(small)).digest()
+    fit = Fit(b"recipe", small[:9], Differences(1.0, 1.0, 0.5, 0.5, 0.0), False, made, made)
+
+    def answer(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
+        return fit if (member, base) == (small, photo) else Misfit("pixels", None, limit, 3.0)
+
+    pool.instead["fit"] = answer
+    settled(core, **edits, photo=photo, small=small)
+    assert kinds(core)["small"] == kind
+
+
+def test_what_a_newcomer_was_found_not_to_be_is_not_found_out_again(core: Core, pool: TamperedPool) -> None:
+    """A picture that is stored meanwhile makes the decision void, not the comparisons that were made."""
+    first, newcomer, meanwhile = (sketch(6, 400, 2, 9000 + number) for number in range(3))
+    asked: list[tuple[bytes, bytes]] = []
+
+    def fit(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
+        asked.append((member, base))
+        if (member, base) == (newcomer, first):
+            core.put(b"meanwhile", meanwhile)
+            deadline = time.monotonic() + 20
+            while core.counter("clusters") < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        return Misfit("pixels", None, "fine luma", 3.0)
+
+    pool.instead["fit"] = fit
+    settled(core, first=first, newcomer=newcomer)
+    assert core.counter("clusters") == 3
+    assert (newcomer, meanwhile) in asked
+    assert max(Counter(asked).values()) == 1
 
 
 def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core, pool: TamperedPool) -> None:
