@@ -6,6 +6,7 @@ any thread.
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from collections.abc import Iterator
@@ -108,6 +109,7 @@ class JpegCoding:
         return cls(tables, subsampling, progressive, optimise, keep_rgb, restart_blocks, trim, Rounding(rounding))
 
 
+@functools.cache
 def _standard_tables(quality: int, count: int) -> tuple[tuple[int, ...], ...]:
     """Return the tables that the IJG library makes of a quality from 1 to 100. Source: libjpeg, jcparam.c."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
