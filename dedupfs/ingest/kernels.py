@@ -131,7 +131,10 @@ def weights(
     sums = np.where(np.abs(sums) > 1e-9, sums, 1.0)
     values = values * (1.0 / sums) if deep else values / sums
     start, stop = int(columns.min()), int(columns.max()) + 1
-    entries, places = values.ravel().astype(np.float64 if deep else np.float32), (columns - start).ravel().astype(np.int32)
+    entries, places = (
+        values.ravel().astype(np.float64 if deep else np.float32),
+        (columns - start).ravel().astype(np.int32),
+    )
     shape_of_all = (last - first, stop - start)
     if bool((np.diff(columns, axis=1) > 0).all()):
         ends = np.arange(0, entries.size + 1, taps, dtype=np.int32)

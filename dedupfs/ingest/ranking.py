@@ -19,7 +19,6 @@ from dedupfs.ingest.rendition import in_mode
 from dedupfs.ingest.scaling import (
     PILLOW_FILTERS,
     ROUNDED,
-    Base,
     Kernel,
     Scaling,
     candidates,
