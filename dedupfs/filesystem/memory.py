@@ -27,8 +27,8 @@ _MOUNT_BYTES = 50 * MB
 """The mount itself with nothing in its shares, and the holes in its heap."""
 _SERVER_BYTES = 20 * MB
 """The fork server, whose pages the workers share."""
-_WORKER_BYTES = 12 * MB
-"""A worker between two jobs, besides what it shares; measured as PSS."""
+_WORKER_BYTES = 15 * MB
+"""A worker between two jobs, besides what it shares; measured as PSS, 12 to 22."""
 _WORKERS_SHARE = 0.2
 """Of everything, for workers between two jobs: a machine with many processors has fewer of them than processors."""
 
@@ -79,11 +79,10 @@ def shares_of(total_bytes: int = DEFAULT_BYTES, *, readers: int = 1, wanted_work
     def part(share: float, most_mb: int) -> int:
         return min(int(rest * share), most_mb * MB)
 
-    spools = part(0.075, 200)
-    waiting = part(0.05, 64)
-    records, plaintexts = part(0.015, 20), part(0.025, 32)
-    decisions = part(0.05, 400)
-    originals, renditions = part(0.02, 64), part(0.02, 64)
+    spools, waiting = part(0.05, 200), part(0.035, 64)
+    records, plaintexts = part(0.01, 20), part(0.02, 32)
+    decisions = part(0.035, 400)
+    originals, renditions = part(0.01, 64), part(0.015, 64)
     held = spools + int(_WAITING_COPIES * waiting) + records + plaintexts + decisions + originals + renditions
     return Shares(
         total_bytes,

@@ -31,23 +31,23 @@ _DRAFT = 0.6
 """To decode a JPEG to an eighth of its size."""
 _COEFFICIENTS, _COEFFICIENTS_SUBSAMPLED = 6.0, 3.2
 """More for a progressive JPEG, whose coefficients libjpeg gathers first."""
-_COEFFICIENTS_ASIDE = 2.0
-"""Less of that in a search: when they are there, not everything else is. 22.9 and 27.0 in all at equal size."""
+_COEFFICIENTS_ASIDE = 4.0
+"""Less of that in a search: when they are there, not everything else is."""
 _ALPHA = 10.0
 """More for a picture with alpha: it is laid on a ground."""
 
 _SEARCH_BASE = 4.9
 """A search for a rendition beside the decoded representative, a pixel of that."""
 _SEARCH_MEMBER = {
-    PictureFormat.JPEG: 8.7,
+    PictureFormat.JPEG: 7.2,
     PictureFormat.PNG: 22.0,
     PictureFormat.WEBP: 12.0,
     PictureFormat.AVIF: 22.0,
     PictureFormat.TIFF: 8.0,
     PictureFormat.BMP: 10.0,
 }
-"""The same beside the decoded member, a pixel of that. In all, a pixel of the larger one: JPEG of equal size 21.8, of
-half the size 12.8, of 90 % 20.9; of equal size PNG 26, AVIF 42, WebP 35, TIFF 22, BMP 28; a PNG of half the size 16."""
+"""The same beside the decoded member, a pixel of that. In all, a pixel of the larger one: JPEG of equal size 20.4, of
+half the size 12.8, of 90 % 19.7; of equal size PNG 26, AVIF 42, WebP 35, TIFF 22, BMP 28; a PNG of half the size 16."""
 _SEARCH_OTHERS = 7.0
 """More a pixel of the representative for a member that is WebP or AVIF: 16.7 for a WebP of a quarter of the size."""
 _PALETTE = 40.0
@@ -78,6 +78,11 @@ def allowed(size_bytes: int | None) -> Iterator[None]:
         yield
     finally:
         _Allowance.bytes_ = None
+
+
+def is_limited() -> bool:
+    """Whether the job that runs may take only so much."""
+    return _Allowance.bytes_ is not None
 
 
 def demand(size_bytes: int) -> None:

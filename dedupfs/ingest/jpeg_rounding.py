@@ -23,7 +23,7 @@ _SIDE = 8
 _STRIP_ROWS = 16
 """Rows that are converted at a time, so that their numbers stay in the processor's cache."""
 
-_SHEET_ROWS = 512
+_SHEET_ROWS = 64
 """Rows that are rounded at a time, whole blocks of every component: on the way they take 20 bytes a pixel."""
 _STRIP_BLOCKS = 1 << 15
 """Blocks that are transformed at a time, 8 MiB."""

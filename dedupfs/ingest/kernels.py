@@ -22,6 +22,7 @@ Positions = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
 _STRIP_ROWS = 256
+"""Rows of the target that are made at a time, or so many that they are made of so many of the source."""
 
 _KEPT_WEIGHTS = 64
 """Results of `weights` that are kept: a search asks for the same window with one filter and several arithmetics."""
@@ -182,8 +183,9 @@ def resample(
     down_first = axes[0].step >= axes[1].step if arithmetic.deep else arithmetic.down_first
     across, x_start, x_stop = weights(axes[0], shape, left, right, arithmetic.deep)
     strips: list[Bytes] = []
-    for top in range(upper, lower, _STRIP_ROWS):
-        bottom = min(lower, top + _STRIP_ROWS)
+    strip_rows = max(1, int(_STRIP_ROWS / max(1.0, axes[1].step)))
+    for top in range(upper, lower, strip_rows):
+        bottom = min(lower, top + strip_rows)
         down, y_start, y_stop = weights(axes[1], shape, top, bottom, arithmetic.deep)
         part = image.crop((x_start, y_start, x_stop, y_stop))
         # A weighting goes along the first axis; Pillow turns pixels as a whole, numpy byte by byte.

@@ -14,7 +14,7 @@ from PIL import Image
 
 _Plane = npt.NDArray[np.float32]
 
-_STRIP_ROWS = 512
+_STRIP_ROWS = 128
 """Rows of the reduced pictures that are filtered at a time."""
 
 _HALO = 4

@@ -94,6 +94,9 @@ def _answer(name: str, arguments: list[object]) -> list[object]:
     except UndecodableError as exc:
         return ["undecodable", str(exc)]
     except MemoryError:
+        if footprint.is_limited():
+            # It said too little.
+            return ["short", None]
         return ["failed", "out of memory"]
     except Exception as exc:  # noqa: BLE001  Libraries raise anything over hostile bytes; the text goes back.
         return ["failed", f"{type(exc).__name__}: {exc}"]

@@ -95,13 +95,23 @@ class WorkerPool:
             allowed_bytes = None if self._is_for_readers and size_bytes > SMALL_BYTES else size_bytes
             with self._memory.taken(size_bytes, hurry=self._is_for_readers):
                 verdict, value = self._run(lent, [*request, allowed_bytes])
-            if verdict != "large":
+            if verdict == "short":
+                # Headers do not tell everything: it is run again with more, where nothing is left of earlier jobs.
+                self._give_up(lent)
+                value = max(size_bytes + 1, min(2 * size_bytes, self._memory.capacity_bytes))
+            elif verdict != "large":
                 return verdict, value
             if not isinstance(value, int) or value <= size_bytes:
                 raise WorkerError("a worker asked for no more memory than it had")
             if value > self._memory.capacity_bytes and not self._is_for_readers:
                 raise MemoryShortError(value, self._memory.capacity_bytes)
             size_bytes = value
+
+    @staticmethod
+    def _give_up(lent: list[_Worker | None]) -> None:
+        if lent[0] is not None:
+            lent[0].kill()
+            lent[0] = None
 
     def _run(self, lent: list[_Worker | None], request: list[object]) -> tuple[str, Any]:
         """Run a job on the worker in `lent`, which is replaced there when it is not to be trusted any more."""
@@ -156,7 +166,7 @@ class _Worker:
             verdict, value = answer
         except (TypeError, ValueError) as exc:
             raise WorkerError("a worker process gave an answer that makes no sense") from exc
-        if verdict not in ("done", "unfit", "undecodable", "large"):
+        if verdict not in ("done", "unfit", "undecodable", "large", "short"):
             raise WorkerError(str(value))
         return verdict, value
 
