@@ -102,7 +102,7 @@ class _Test:
             problems += [f"at once: {text}" for text in problems_of(self._volume, self._key)]
             self._mount()
             problems += self._compare("after the crash")
-            os.setxattr(self._mountpoint, _SETTLE_XATTR, b"")
+            os.getxattr(self._mountpoint, _SETTLE_XATTR)
             problems += self._compare("when all is decided")
             problems += [f"in the end: {text}" for text in problems_of(self._volume, self._key, decided=True)]
         except (OSError, DedupfsError, subprocess.SubprocessError) as exc:

@@ -144,7 +144,7 @@ class MountedVolume:
 
     def settle(self) -> None:
         """Return when every decision has been made."""
-        os.setxattr(self.path, "user.dedupfs.settle", b"")
+        os.getxattr(self.path, "user.dedupfs.settle")
 
     def report(self, command: str, *arguments: str) -> Any:
         """Return what `dedupfs COMMAND VOLUME ARGUMENTS --json` says; it must succeed."""

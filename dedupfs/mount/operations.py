@@ -251,11 +251,7 @@ class Operations:
     def setxattr(self, number: InodeNo, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute."""
         if name in OF_MOUNT:
-            if number != ROOT or name != SETTLE_XATTR:
-                raise NotPermittedError("attributes of this name are dedupfs's own")
-            self._closer.wait()
-            self._filesystem.settle()
-            return
+            raise NotPermittedError("attributes of this name are dedupfs's own")
         if name == RESTORE_XATTR:
             self._filesystem.restore(number)
             return
@@ -360,6 +356,10 @@ class Operations:
                 return b"%d" % self._files.unsettled()
             if name == STATUS_XATTR:
                 return self._status()
+            if name == SETTLE_XATTR:
+                self._closer.wait()
+                self._filesystem.settle()
+                return b""
         raise NoAttributeError("no such attribute")
 
 

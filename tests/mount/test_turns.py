@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 
 from dedupfs.mount.turns import Turn, Turns
 from tests.ingest.drawing import encoded, photo
-from tests.mounting import MountedVolume, mark_fuse
+from tests.mounting import MountedVolume, in_process, mark_fuse
 
 PATIENCE_SECONDS = 20.0
 
@@ -131,8 +133,22 @@ def below(pid: int) -> list[int]:
     return children + [each for child in children for each in below(child)]
 
 
+@contextmanager
+def stopped_workers(mounted: MountedVolume) -> Iterator[None]:
+    """Let the workers of a mount do nothing for a while."""
+    stopped = below(mounted.pid)
+    assert stopped
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
 class TestOnAMount:
-    """A picture that takes long to be drawn."""
+    """A picture that takes long to be drawn, or to be decided about."""
 
     pytestmark = mark_fuse()
 
@@ -144,20 +160,40 @@ class TestOnAMount:
             mounted.settle()
         path = mounted.remount()
         assert os.getxattr(path / "copy.jpg", "user.dedupfs.kind") == b"rendition"
-        stopped = below(mounted.pid)
-        assert stopped
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
         read: list[bytes] = []
         reader = threading.Thread(target=lambda: read.append((path / "copy.jpg").read_bytes()), daemon=True)
-        try:
+        with stopped_workers(mounted):
             reader.start()
             for _ in range(20):
                 assert (path / "notes").read_bytes() == b"text"
                 (path / "notes").chmod(0o600)
             assert reader.is_alive()
-        finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
         reader.join(PATIENCE_SECONDS)
         assert read == [copy]
+
+    def test_who_waits_for_all_decisions_keeps_nobody_else_waiting(self, mounted: MountedVolume) -> None:
+        """`umount` does, for minutes sometimes, and the kernel locks a directory while an attribute of it is set."""
+        (mounted.path / "notes").write_bytes(b"text")
+        mounted.settle()
+        settling = threading.Thread(target=mounted.settle, daemon=True)
+        done: list[str] = []
+
+        def use() -> None:
+            (mounted.path / "more").write_bytes(b"more")
+            assert {"notes", "more"} <= set(os.listdir(mounted.path))
+            report = in_process("stats", mounted.path, "--json")
+            assert report[0] == 0
+            done.append(report[1])
+
+        user = threading.Thread(target=use, daemon=True)
+        with stopped_workers(mounted):
+            (mounted.path / "photo.jpg").write_bytes(encoded(photo(3, (800, 600)), quality=92))
+            settling.start()
+            settling.join(1.0)
+            user.start()
+            user.join(PATIENCE_SECONDS)
+            assert done
+            assert json.loads(done[0])["waiting"] == 1
+            assert settling.is_alive()
+        settling.join(PATIENCE_SECONDS)
+        assert not settling.is_alive()
