@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from dedupfs.crypto.keys import Keyring, ScryptCost
 from dedupfs.model import ClusterId, ContentId, Fingerprint, Policy
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.records import Config
 from dedupfs.storage.similarity import BANDS, COMPLETE_RADIUS_BITS
 from dedupfs.storage.volume import Volume, create_volume, open_volume, unlock
@@ -193,7 +193,7 @@ def fill(directory: Path, volume_key: bytes, fingerprints: Fingerprints) -> None
     volume = open_volume(directory, volume_key)
     try:
         with volume.store.transaction() as changes:
-            changes.put(records.VOLUME, b"next_cluster", records.encode_number(len(fingerprints) + 1))
+            changes.put(records.VOLUME, b"next_cluster", codec.encode_number(len(fingerprints) + 1))
     finally:
         volume.close()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from dedupfs.errors import EntryNotFoundError, IntegrityError
 from dedupfs.model import ClusterId, ContentId, InodeNo
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.volume import Volume
 
@@ -154,7 +154,7 @@ class Whereabouts:
         wanted = set(self._representatives())
         holders: dict[ContentId, InodeNo] = {}
         for key, value in self._store.scan(records.INODES, damaged=_pass_over):
-            content = records.decode_inode(value).content
+            content = codec.decode_inode(value).content
             if content in wanted and content is not None:
                 holders[content] = InodeNo(int.from_bytes(key, "big"))
         numbers = set(holders.values())
@@ -170,11 +170,11 @@ class Whereabouts:
         for key, value in self._store.scan(records.CLUSTERS, damaged=_pass_over):
             cluster = ClusterId(int.from_bytes(key, "big"))
             if len(self._volume.clusters.members(cluster)) > 1:
-                yield records.decode_cluster(value).representative
+                yield codec.decode_cluster(value).representative
 
     def _entries(self) -> Iterator[tuple[bytes, records.Entry]]:
         for key, value in self._store.scan(records.ENTRIES, damaged=_pass_over):
-            yield key, records.decode_entry(value)
+            yield key, codec.decode_entry(value)
 
 
 def _pass_over(key: bytes, exc: IntegrityError) -> None:

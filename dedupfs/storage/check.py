@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 from dedupfs.errors import DedupfsError, IntegrityError, StoreError
 from dedupfs.model import ChunkId, ContentId, InodeNo
-from dedupfs.storage import header_copies, records
+from dedupfs.storage import codec, header_copies, records
 from dedupfs.storage.derived import Derived, derive, is_undecided
 from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.metadata import ROOT
@@ -356,10 +356,10 @@ class _Check:
             self._problem("the volume has lost its configuration")
         try:
             if b"config" in found:
-                records.decode_config(found[b"config"])
-            counters = records.decode_counters(found[b"counters"]) if b"counters" in found else {}
-            next_inode = records.decode_number(found[b"next_inode"]) if b"next_inode" in found else 1
-            next_cluster = records.decode_number(found[b"next_cluster"]) if b"next_cluster" in found else 1
+                codec.decode_config(found[b"config"])
+            counters = codec.decode_counters(found[b"counters"]) if b"counters" in found else {}
+            next_inode = codec.decode_number(found[b"next_inode"]) if b"next_inode" in found else 1
+            next_cluster = codec.decode_number(found[b"next_cluster"]) if b"next_cluster" in found else 1
         except IntegrityError as exc:
             self._problem(f"a record of the volume is damaged: {exc}")
             return

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from dedupfs.crypto.aead import CHUNK_OVERHEAD_BYTES
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.records import ChunkRefs
 from dedupfs.storage.store import Store, Transaction
 
@@ -144,7 +144,7 @@ class Chunks:
         try:
             noted = self._store.get(records.CHUNK_REFS, chunk)
             if noted is not None:
-                return records.decode_chunk_refs(noted)
+                return codec.decode_chunk_refs(noted)
             if is_new:
                 return None
         except IntegrityError:
@@ -160,7 +160,7 @@ class Chunks:
         return ChunkRefs(UNKNOWN_USERS, stored_bytes)
 
     def _put(self, transaction: Transaction, chunk: ChunkId, extents: int, refs: ChunkRefs) -> None:
-        transaction.put(records.CHUNK_REFS, chunk, records.encode_chunk_refs(ChunkRefs(extents, refs.stored_bytes)))
+        transaction.put(records.CHUNK_REFS, chunk, codec.encode_chunk_refs(ChunkRefs(extents, refs.stored_bytes)))
 
     def _holds(self, chunk: ChunkId, sealed: bytes | bytearray, padded: bytearray) -> bool:
         opened = self._rooms.opened

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ClusterId, ContentId, Fingerprint
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.records import Cluster, number_key
 from dedupfs.storage.similarity import SimilarityIndex
 from dedupfs.storage.store import Store, Transaction
@@ -39,7 +39,7 @@ class Clusters:
     def find(self, cluster: ClusterId) -> Cluster | None:
         """Return a cluster, or None when it is gone."""
         stored = self._store.get(records.CLUSTERS, number_key(cluster))
-        return records.decode_cluster(stored) if stored else None
+        return codec.decode_cluster(stored) if stored else None
 
     def members(self, cluster: ClusterId) -> list[ContentId]:
         """Return all pictures of a cluster, the representative too, in the order of their ids."""
@@ -69,7 +69,7 @@ class Clusters:
         if self._store.get(records.CLUSTERS, number_key(cluster)) is not None:
             raise IntegrityError("a number would be given out a second time; run `dedupfs check --repair`")
         record = Cluster(representative, fingerprint, facts)
-        transaction.put(records.CLUSTERS, number_key(cluster), records.encode_cluster(record))
+        transaction.put(records.CLUSTERS, number_key(cluster), codec.encode_cluster(record))
         transaction.count("clusters", 1)
         if fingerprint is not None:
             self.index.add(transaction, cluster, fingerprint)
@@ -77,7 +77,7 @@ class Clusters:
 
     def add(self, transaction: Transaction, cluster: ClusterId, content_id: ContentId) -> None:
         """Note a picture of the cluster."""
-        transaction.put(records.MEMBERS, number_key(cluster) + content_id, records.encode_mark())
+        transaction.put(records.MEMBERS, number_key(cluster) + content_id, codec.encode_mark())
 
     def remove(self, transaction: Transaction, cluster: ClusterId, content_id: ContentId) -> None:
         """Forget a picture of the cluster, and the cluster with its last one.
@@ -98,7 +98,7 @@ class Clusters:
         if rest:
             heir = ContentId(rest[0][0][_CLUSTER_KEY_BYTES:])
             record = replace(record, representative=heir)
-            transaction.put(records.CLUSTERS, number_key(cluster), records.encode_cluster(record))
+            transaction.put(records.CLUSTERS, number_key(cluster), codec.encode_cluster(record))
             return
         transaction.delete(records.CLUSTERS, number_key(cluster))
         transaction.count("clusters", -1)

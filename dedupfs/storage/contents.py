@@ -20,7 +20,7 @@ from itertools import islice
 
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.chunks import CHUNK_BYTES, UNKNOWN_USERS, Chunks, PreparedChunk, stored_size
 from dedupfs.storage.clusters import Clusters
 from dedupfs.storage.plaintext_cache import PlaintextCache
@@ -67,7 +67,7 @@ class Contents:
     def find(self, content_id: ContentId) -> Content | None:
         """Return how a content is kept, or None when there is no such content."""
         stored = self._store.get(records.CONTENTS, content_id)
-        return records.decode_content(stored) if stored else None
+        return codec.decode_content(stored) if stored else None
 
     def sound(self, content_id: ContentId) -> Content | None:
         """Return how a content is kept, or None when there is no such content or it is lost."""
@@ -88,7 +88,7 @@ class Contents:
             with self._store.lock:
                 stored = self._store.get(records.CONTENT_REFS, content_id)
                 if stored is not None:
-                    return records.decode_content_refs(stored)
+                    return codec.decode_content_refs(stored)
                 if self._store.get(records.CONTENTS, content_id) is None:
                     return ContentRefs()
         except IntegrityError:
@@ -103,7 +103,7 @@ class Contents:
             for key, sealed in islice(snapshot.scan(records.CONTENTS.name), count):
                 try:
                     opened = self._store.keyring.open_record(records.place(records.CONTENTS, key), sealed)
-                    found.append(records.decode_content(opened))
+                    found.append(codec.decode_content(opened))
                 except IntegrityError:
                     # Whoever asks for it hears of it.
                     continue
@@ -179,7 +179,7 @@ class Contents:
 
     def identify(self, layout: Layout) -> ContentId:
         """Return the id that a content of this layout has."""
-        return ContentId(self._store.keyring.content_id(records.encode_layout(layout)))
+        return ContentId(self._store.keyring.content_id(codec.encode_layout(layout)))
 
     # Changing, inside the caller's transaction
 
@@ -310,7 +310,7 @@ class Contents:
         content = self.sound(content_id)
         if content is None:
             if refs != ContentRefs():
-                transaction.put(records.CONTENT_REFS, content_id, records.encode_content_refs(refs))
+                transaction.put(records.CONTENT_REFS, content_id, codec.encode_content_refs(refs))
             else:
                 self._erase(transaction, content_id)
             return
@@ -318,7 +318,7 @@ class Contents:
         if refs != ContentRefs():
             _tally(transaction, content, before, -1)
             _tally(transaction, content, refs, 1)
-            transaction.put(records.CONTENT_REFS, content_id, records.encode_content_refs(refs))
+            transaction.put(records.CONTENT_REFS, content_id, codec.encode_content_refs(refs))
             return
         self._leave(transaction, content_id, content)
         self._drop(transaction, content_id, content, before)
@@ -335,10 +335,10 @@ class Contents:
 
     def _write(self, transaction: Transaction, content_id: ContentId, content: Content, refs: ContentRefs) -> None:
         _tally(transaction, content, refs, 1)
-        transaction.put(records.CONTENTS, content_id, records.encode_content(content))
-        transaction.put(records.CONTENT_REFS, content_id, records.encode_content_refs(refs))
+        transaction.put(records.CONTENTS, content_id, codec.encode_content(content))
+        transaction.put(records.CONTENT_REFS, content_id, codec.encode_content_refs(refs))
         if isinstance(content, Exact) and content.state is ContentState.UNDECIDED:
-            transaction.put(records.UNDECIDED, content_id, records.encode_mark())
+            transaction.put(records.UNDECIDED, content_id, codec.encode_mark())
         else:
             transaction.delete(records.UNDECIDED, content_id)
 

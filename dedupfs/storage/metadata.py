@@ -13,7 +13,7 @@ import stat
 
 from dedupfs.errors import IntegrityError, StaleInodeError
 from dedupfs.model import InodeNo
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.records import Entry, Inode, Unfinished, Xattr, number_key
 from dedupfs.storage.store import Store, Transaction
 
@@ -49,7 +49,7 @@ class Metadata:
         try:
             stored = self._store.get(records.INODES, number_key(number))
             if stored is not None:
-                return records.decode_inode(stored)
+                return codec.decode_inode(stored)
         except IntegrityError:
             stand_in = self._stand_in(number)
             if stand_in is None or not stat.S_ISDIR(stand_in.mode):
@@ -108,7 +108,7 @@ class Metadata:
         names = [
             (InodeNo(int.from_bytes(key[:8], "big")), entry)
             for key, value in self._store.scan(records.ENTRIES, damaged=self._tell)
-            if (entry := records.decode_entry(value)).inode == number
+            if (entry := codec.decode_entry(value)).inode == number
         ]
         uid, gid = os.getuid(), os.getgid()
         if held or number == ROOT or (names and stat.S_ISDIR(names[0][1].type_bits)):
@@ -126,7 +126,7 @@ class Metadata:
     def put_inode(self, transaction: Transaction, number: InodeNo, inode: Inode) -> None:
         """Write an inode."""
         self._stand_ins.pop(number, None)
-        transaction.put(records.INODES, number_key(number), records.encode_inode(inode))
+        transaction.put(records.INODES, number_key(number), codec.encode_inode(inode))
 
     def new_inode(self, transaction: Transaction, inode: Inode) -> InodeNo:
         """Write an inode under a number that was never used before. Raises IntegrityError when that cannot be told."""
@@ -158,7 +158,7 @@ class Metadata:
             free = max(used, default=0) + NUMBER_GAP
             log.error("the record %s of the volume is damaged; numbers go on at %d", name.decode(), free)
             with self._store.transaction() as transaction:
-                transaction.put(records.VOLUME, name, records.encode_number(free))
+                transaction.put(records.VOLUME, name, codec.encode_number(free))
 
     def _check_unused(self, table: records.Table, number: int) -> None:
         try:
@@ -178,11 +178,11 @@ class Metadata:
     def find_entry(self, parent: InodeNo, name: bytes) -> Entry | None:
         """Return the entry of a name, or None."""
         stored = self._store.get(records.ENTRIES, self.entry_key(parent, name))
-        return records.decode_entry(stored) if stored else None
+        return codec.decode_entry(stored) if stored else None
 
     def put_entry(self, transaction: Transaction, parent: InodeNo, entry: Entry) -> None:
         """Write an entry."""
-        transaction.put(records.ENTRIES, self.entry_key(parent, entry.name), records.encode_entry(entry))
+        transaction.put(records.ENTRIES, self.entry_key(parent, entry.name), codec.encode_entry(entry))
 
     def delete_entry(self, transaction: Transaction, parent: InodeNo, name: bytes) -> None:
         """Remove an entry."""
@@ -191,23 +191,23 @@ class Metadata:
     def entries(self, parent: InodeNo) -> list[Entry]:
         """Return the entries of a directory that can be read, in the order of their keys."""
         rows = self._store.scan(records.ENTRIES, number_key(parent), damaged=self._tell)
-        return [records.decode_entry(value) for _, value in rows]
+        return [codec.decode_entry(value) for _, value in rows]
 
     # Extended attributes
 
     def find_xattr(self, number: InodeNo, name: bytes) -> bytes | None:
         """Return the value of an attribute, or None."""
         stored = self._store.get(records.XATTRS, self._xattr_key(number, name))
-        return records.decode_xattr(stored).value if stored else None
+        return codec.decode_xattr(stored).value if stored else None
 
     def xattrs(self, number: InodeNo) -> list[Xattr]:
         """Return all attributes of an inode that can be read."""
         rows = self._store.scan(records.XATTRS, number_key(number), damaged=self._tell)
-        return [records.decode_xattr(value) for _, value in rows]
+        return [codec.decode_xattr(value) for _, value in rows]
 
     def put_xattr(self, transaction: Transaction, number: InodeNo, xattr: Xattr) -> None:
         """Write an attribute."""
-        transaction.put(records.XATTRS, self._xattr_key(number, xattr.name), records.encode_xattr(xattr))
+        transaction.put(records.XATTRS, self._xattr_key(number, xattr.name), codec.encode_xattr(xattr))
 
     def delete_xattr(self, transaction: Transaction, number: InodeNo, name: bytes) -> None:
         """Remove an attribute."""
@@ -217,7 +217,7 @@ class Metadata:
 
     def set_orphan(self, transaction: Transaction, number: InodeNo) -> None:
         """Note an inode that has lost its last name while it is open."""
-        transaction.put(records.ORPHANS, number_key(number), records.encode_mark())
+        transaction.put(records.ORPHANS, number_key(number), codec.encode_mark())
 
     def orphans(self) -> list[InodeNo]:
         """Return the inodes that had lost their last name."""
@@ -230,19 +230,19 @@ class Metadata:
         except IntegrityError as exc:
             self._tell(number_key(number), exc)
             return None
-        return records.decode_unfinished(stored) if stored else None
+        return codec.decode_unfinished(stored) if stored else None
 
     def set_unfinished(self, transaction: Transaction, number: InodeNo, entry_keys: tuple[bytes, ...] | None) -> None:
         """Note, or with None forget, that the bytes of a file are not stored yet."""
         if entry_keys is None:
             transaction.delete(records.UNFINISHED, number_key(number))
         else:
-            transaction.put(records.UNFINISHED, number_key(number), records.encode_unfinished(Unfinished(entry_keys)))
+            transaction.put(records.UNFINISHED, number_key(number), codec.encode_unfinished(Unfinished(entry_keys)))
 
     def all_unfinished(self) -> list[tuple[InodeNo, Unfinished]]:
         """Return every file whose bytes are not stored."""
         return [
-            (InodeNo(int.from_bytes(key, "big")), records.decode_unfinished(value))
+            (InodeNo(int.from_bytes(key, "big")), codec.decode_unfinished(value))
             for key, value in self._store.scan(records.UNFINISHED, damaged=self._tell)
         ]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ContentId
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.records import PAIR_PREFIX, PAIRS_KEY
 from dedupfs.storage.store import Store, Transaction
 
@@ -25,8 +25,8 @@ class Pairs:
         """Note that two contents are to be kept apart for good."""
         key = self._key(one, other)
         if self._store.get(records.VOLUME, key) is None:
-            transaction.put(records.VOLUME, key, records.encode_mark())
-            transaction.put(records.VOLUME, PAIRS_KEY, records.encode_number(self._count() + 1))
+            transaction.put(records.VOLUME, key, codec.encode_mark())
+            transaction.put(records.VOLUME, PAIRS_KEY, codec.encode_number(self._count() + 1))
 
     def are_parted(self, content: ContentId, others: Iterable[ContentId]) -> bool:
         """Whether a content is to be kept apart from one of the others."""
@@ -42,7 +42,7 @@ class Pairs:
     def _count(self) -> int:
         try:
             stored = self._store.get(records.VOLUME, PAIRS_KEY)
-            return 0 if stored is None else records.decode_number(stored)
+            return 0 if stored is None else codec.decode_number(stored)
         except IntegrityError:
             return 1
 

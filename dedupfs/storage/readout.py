@@ -14,7 +14,7 @@ from typing import TypeVar
 from dedupfs.crypto.keys import NAME_TOKEN_BYTES
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId, InodeNo
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.engine import Snapshot
 from dedupfs.storage.metadata import POLICY_XATTR, ROOT
 from dedupfs.storage.records import (
@@ -128,28 +128,28 @@ def read_out(volume: Volume, snapshot: Snapshot, *, open_chunks: bool, progress:
     reading = _Reading(volume, snapshot)
     out, sources = reading.out, reading.out.sources
     out.volume = dict(reading.rows(records.VOLUME, lambda data: data))
-    sources.inodes = {InodeNo(number(key)): inode for key, inode in reading.rows(records.INODES, records.decode_inode)}
-    sources.entries = dict(reading.rows(records.ENTRIES, records.decode_entry))
-    sources.xattrs = {key: xattr.name for key, xattr in reading.rows(records.XATTRS, records.decode_xattr)}
-    sources.orphans = {InodeNo(number(key)) for key, _ in reading.rows(records.ORPHANS, records.decode_mark)}
+    sources.inodes = {InodeNo(number(key)): inode for key, inode in reading.rows(records.INODES, codec.decode_inode)}
+    sources.entries = dict(reading.rows(records.ENTRIES, codec.decode_entry))
+    sources.xattrs = {key: xattr.name for key, xattr in reading.rows(records.XATTRS, codec.decode_xattr)}
+    sources.orphans = {InodeNo(number(key)) for key, _ in reading.rows(records.ORPHANS, codec.decode_mark)}
     sources.unfinished = {
-        InodeNo(number(key)): record for key, record in reading.rows(records.UNFINISHED, records.decode_unfinished)
+        InodeNo(number(key)): record for key, record in reading.rows(records.UNFINISHED, codec.decode_unfinished)
     }
     sources.contents = {
-        ContentId(key): content for key, content in reading.rows(records.CONTENTS, records.decode_content)
+        ContentId(key): content for key, content in reading.rows(records.CONTENTS, codec.decode_content)
     }
     sources.clusters = {
-        ClusterId(number(key)): cluster for key, cluster in reading.rows(records.CLUSTERS, records.decode_cluster)
+        ClusterId(number(key)): cluster for key, cluster in reading.rows(records.CLUSTERS, codec.decode_cluster)
     }
     out.content_refs = {
-        ContentId(key): refs for key, refs in reading.rows(records.CONTENT_REFS, records.decode_content_refs)
+        ContentId(key): refs for key, refs in reading.rows(records.CONTENT_REFS, codec.decode_content_refs)
     }
-    out.chunk_refs = {ChunkId(key): refs for key, refs in reading.rows(records.CHUNK_REFS, records.decode_chunk_refs)}
+    out.chunk_refs = {ChunkId(key): refs for key, refs in reading.rows(records.CHUNK_REFS, codec.decode_chunk_refs)}
     out.members = {
         (ClusterId(number(key[:_NUMBER_BYTES])), ContentId(key[_NUMBER_BYTES:]))
-        for key, _ in reading.rows(records.MEMBERS, records.decode_mark)
+        for key, _ in reading.rows(records.MEMBERS, codec.decode_mark)
     }
-    out.undecided = {ContentId(key) for key, _ in reading.rows(records.UNDECIDED, records.decode_mark)}
+    out.undecided = {ContentId(key) for key, _ in reading.rows(records.UNDECIDED, codec.decode_mark)}
     out.bands = dict(reading.scan(records.BANDS))
     out.records += len(out.bands)
     reading.chunks(open_them=open_chunks, progress=progress)
@@ -280,7 +280,7 @@ def has_first_policy(readout: Readout) -> bool:
     stored = readout.volume.get(FIRST_POLICY_KEY)
     try:
         if stored is not None:
-            records.decode_policy(stored)
+            codec.decode_policy(stored)
             return True
     except IntegrityError:
         return False
@@ -297,7 +297,7 @@ def pair_keys(readout: Readout) -> list[bytes]:
 def counts_pairs(readout: Readout) -> bool:
     """Whether the volume knows that it has pairs, where there are any."""
     try:
-        return not pair_keys(readout) or records.decode_number(readout.volume[records.PAIRS_KEY]) > 0
+        return not pair_keys(readout) or codec.decode_number(readout.volume[records.PAIRS_KEY]) > 0
     except (KeyError, IntegrityError):
         return False
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from dedupfs.crypto.keys import Keyring
 from dedupfs.errors import FormatVersionError, IntegrityError
+from dedupfs.storage import codec, records
 from dedupfs.storage import header as headers
-from dedupfs.storage import records
 from dedupfs.storage.lmdb_pages import PageError
 from dedupfs.storage.lmdb_walk import Walk
 from dedupfs.storage.records import Table
@@ -41,7 +41,7 @@ class RecordJudge:
         changed_ns = 0
         for key, value in walk.scan(records.INODES.name, skip=_pass_over):
             try:
-                changed_ns = max(changed_ns, records.decode_inode(self._open(records.INODES, key, value)).ctime_ns)
+                changed_ns = max(changed_ns, codec.decode_inode(self._open(records.INODES, key, value)).ctime_ns)
             except IntegrityError:
                 continue
         waiting = sum(1 for _ in walk.scan(records.UNDECIDED.name, skip=_pass_over))
@@ -50,7 +50,7 @@ class RecordJudge:
     def _number(self, walk: Walk, name: bytes) -> int:
         try:
             value = walk.get(records.VOLUME.name, name)
-            return 0 if value is None else records.decode_number(self._open(records.VOLUME, name, value))
+            return 0 if value is None else codec.decode_number(self._open(records.VOLUME, name, value))
         except IntegrityError:
             return 0
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from dedupfs.errors import IntegrityError, StoreError
 from dedupfs.model import Policy
-from dedupfs.storage import header_copies, records
+from dedupfs.storage import codec, header_copies, records
 from dedupfs.storage.derived import Derived, derive
 from dedupfs.storage.header import HEADER_FILE
 from dedupfs.storage.mending import Mending, Plan, Write
@@ -116,7 +116,7 @@ def _next(readout: Readout, name: bytes, used: set[int]) -> int:
     # A number that only looks like one, such as the first bytes of a key that was damaged, must not eat them all up.
     highest = max((each for each in used if each < 1 << 56), default=0)
     try:
-        noted = records.decode_number(readout.volume[name])
+        noted = codec.decode_number(readout.volume[name])
         if noted > highest:
             return noted
     except (KeyError, IntegrityError):
@@ -128,7 +128,7 @@ def _next(readout: Readout, name: bytes, used: set[int]) -> int:
 def _config(readout: Readout) -> Config:
     """Return the configuration, or the safest one that what is stored allows."""
     try:
-        return records.decode_config(readout.volume[b"config"])
+        return codec.decode_config(readout.volume[b"config"])
     except (KeyError, IntegrityError):
         # Where pictures were compared before, `verified` keeps what was promised; and what was lost is recognised when
         # it comes again, which `off` would cut into other chunks.
@@ -141,29 +141,29 @@ def _config(readout: Readout) -> Config:
 
 def _plan_volume_records(mending: Mending, derived: Derived, config: Config) -> None:
     found = mending.old.volume
-    encoded = records.encode_config(config)
+    encoded = codec.encode_config(config)
     if found.get(b"config") != encoded:
         mending.plan.writes.append((records.VOLUME, b"config", encoded))
         mending.gone(
             f"the policy and the label of the volume are gone; the policy is {config.policy.value} from now on"
         )
     for name, value in ((b"next_inode", mending.next_inode), (b"next_cluster", mending.next_cluster)):
-        number_record = records.encode_number(value)
+        number_record = codec.encode_number(value)
         if found.get(name) != number_record and (value > 1 or name in found):
             mending.plan.writes.append((records.VOLUME, name, number_record))
             mending.mended(f"the numbers from {value} on are free")
     if not has_first_policy(mending.old):
-        first = records.encode_policy(safest_first_policy(config.policy))
+        first = codec.encode_policy(safest_first_policy(config.policy))
         mending.plan.writes.append((records.VOLUME, FIRST_POLICY_KEY, first))
         mending.mended("the policies of directories count again")
     _plan_pairs(mending)
     totals = {name: value for name, value in derived.counters.items() if value}
     try:
-        noted = records.decode_counters(found[b"counters"]) if b"counters" in found else {}
+        noted = codec.decode_counters(found[b"counters"]) if b"counters" in found else {}
     except IntegrityError:
         noted = {"": 0}
     if any(noted.get(name, 0) != totals.get(name, 0) for name in noted.keys() | totals.keys()) or "" in noted:
-        mending.plan.writes.append((records.VOLUME, b"counters", records.encode_counters(totals)))
+        mending.plan.writes.append((records.VOLUME, b"counters", codec.encode_counters(totals)))
         mending.mended("the totals of the volume are counted anew")
     for record in mending.old.damaged:
         if record.table is records.VOLUME and record.key not in {write[1] for write in mending.plan.writes}:
@@ -175,9 +175,9 @@ def _plan_volume_records(mending: Mending, derived: Derived, config: Config) -> 
 def _plan_pairs(mending: Mending) -> None:
     keys = pair_keys(mending.old)
     lost = [key for key in keys if key not in mending.old.volume]
-    mending.plan.writes += [(records.VOLUME, key, records.encode_mark()) for key in lost]
+    mending.plan.writes += [(records.VOLUME, key, codec.encode_mark()) for key in lost]
     if lost or not counts_pairs(mending.old):
-        mending.plan.writes.append((records.VOLUME, records.PAIRS_KEY, records.encode_number(len(keys))))
+        mending.plan.writes.append((records.VOLUME, records.PAIRS_KEY, codec.encode_number(len(keys))))
         mending.mended("pictures that were split are kept apart again")
 
 
@@ -198,11 +198,11 @@ def _plan_header(mending: Mending, volume: Volume) -> None:
 def _plan_sources(mending: Mending, volume: Volume) -> None:
     old, new = mending.old.sources, mending.new
     writes = mending.plan.writes
-    _differences(mending, records.INODES, old.inodes, new.inodes, number_key, records.encode_inode)
-    _differences(mending, records.ENTRIES, old.entries, new.entries, bytes, records.encode_entry)
-    _differences(mending, records.UNFINISHED, old.unfinished, new.unfinished, number_key, records.encode_unfinished)
-    _differences(mending, records.CONTENTS, old.contents, new.contents, bytes, records.encode_content)
-    _differences(mending, records.CLUSTERS, old.clusters, new.clusters, number_key, records.encode_cluster)
+    _differences(mending, records.INODES, old.inodes, new.inodes, number_key, codec.encode_inode)
+    _differences(mending, records.ENTRIES, old.entries, new.entries, bytes, codec.encode_entry)
+    _differences(mending, records.UNFINISHED, old.unfinished, new.unfinished, number_key, codec.encode_unfinished)
+    _differences(mending, records.CONTENTS, old.contents, new.contents, bytes, codec.encode_content)
+    _differences(mending, records.CLUSTERS, old.clusters, new.clusters, number_key, codec.encode_cluster)
     _marks(mending, records.ORPHANS, set(map(number_key, old.orphans)), set(map(number_key, new.orphans)))
     for key, source in mending.moved_xattrs.items():
         value = volume.store.get(records.XATTRS, source)
@@ -215,9 +215,9 @@ def _plan_sources(mending: Mending, volume: Volume) -> None:
 def _plan_derived(mending: Mending, derived: Derived) -> None:
     old = mending.old
     _differences(
-        mending, records.CONTENT_REFS, old.content_refs, derived.content_refs, bytes, records.encode_content_refs
+        mending, records.CONTENT_REFS, old.content_refs, derived.content_refs, bytes, codec.encode_content_refs
     )
-    _differences(mending, records.CHUNK_REFS, old.chunk_refs, derived.chunk_refs, bytes, records.encode_chunk_refs)
+    _differences(mending, records.CHUNK_REFS, old.chunk_refs, derived.chunk_refs, bytes, codec.encode_chunk_refs)
     _marks(
         mending,
         records.MEMBERS,
@@ -251,7 +251,7 @@ def _differences(
 
 
 def _marks(mending: Mending, table: Table, old: set[bytes], new: set[bytes]) -> None:
-    changed: list[Write] = [(table, key, records.encode_mark()) for key in new - old]
+    changed: list[Write] = [(table, key, codec.encode_mark()) for key in new - old]
     stale: list[Write] = [(table, key, None) for key in old - new]
     _add(mending, table, changed + stale, new)
 

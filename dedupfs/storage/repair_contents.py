@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from dedupfs.crypto.keys import Keyring
 from dedupfs.model import ClusterId, ContentId, Policy
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.mending import Mending
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.readout import layout_of, resting, size_of
@@ -69,7 +69,7 @@ def _mend_ids(mending: Mending) -> None:
 
 
 def _identify(keyring: Keyring, layout: records.Layout) -> ContentId:
-    return ContentId(keyring.content_id(records.encode_layout(layout)))
+    return ContentId(keyring.content_id(codec.encode_layout(layout)))
 
 
 def _drop_chains(mending: Mending) -> None:

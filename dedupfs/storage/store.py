@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from dedupfs.crypto.keys import Keyring
 from dedupfs.errors import IntegrityError, StoreError, StoreFullError, StoreReadOnlyError
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.batches import Batch, Changes, Part, pieces, steps_of
 from dedupfs.storage.engine import Change, Engine
 from dedupfs.storage.records import Table
@@ -193,7 +193,7 @@ class Store:
         with self.lock:
             try:
                 stored = self.get(records.VOLUME, _COUNTERS_KEY)
-                self._counters = records.decode_counters(stored) if stored else {}
+                self._counters = codec.decode_counters(stored) if stored else {}
             except IntegrityError as exc:
                 log.error("the totals of the volume are damaged; `dedupfs check --repair` counts them anew: %s", exc)
                 self._counters = {}
@@ -269,7 +269,7 @@ class Store:
         with self.lock:
             if self._has_counted:
                 # Once for all transactions of the batch.
-                self._gathered.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._counters))
+                self._gathered.put(records.VOLUME, _COUNTERS_KEY, codec.encode_counters(self._counters))
                 self._has_counted = False
             if not self._leaving.tables:
                 self._leaving, self._gathered = self._gathered, Batch()
@@ -324,7 +324,7 @@ class Store:
                 if piece.counted:
                     for name, delta in piece.counted.items():
                         counters[name] = counters.get(name, 0) + delta
-                    piece.changes.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(counters))
+                    piece.changes.put(records.VOLUME, _COUNTERS_KEY, codec.encode_counters(counters))
                 try:
                     self.engine.apply(self._sealed(piece.changes))
                 except StoreFullError:
@@ -341,7 +341,7 @@ class Store:
                 self._leaving = Batch()
                 for part in left:
                     self._leaving.merge(part.changes)
-                self._leaving.put(records.VOLUME, _COUNTERS_KEY, records.encode_counters(self._leaving_counters))
+                self._leaving.put(records.VOLUME, _COUNTERS_KEY, codec.encode_counters(self._leaving_counters))
             raise
 
     def set_aside(self, size_bytes: int) -> None:
@@ -456,8 +456,8 @@ class Transaction:
         """Return 1, 2, 3 ... over the life of the volume."""
         key = name.encode()
         stored = self._store.get(records.VOLUME, key)
-        number = records.decode_number(stored) if stored else 1
-        self.put(records.VOLUME, key, records.encode_number(number + 1))
+        number = codec.decode_number(stored) if stored else 1
+        self.put(records.VOLUME, key, codec.encode_number(number + 1))
         return number
 
 

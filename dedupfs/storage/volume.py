@@ -23,7 +23,7 @@ from dedupfs.errors import (
     UsageError,
 )
 from dedupfs.model import Policy
-from dedupfs.storage import compact, header_copies, lmdb_salvage, records
+from dedupfs.storage import codec, compact, header_copies, lmdb_salvage, records
 from dedupfs.storage import header as headers
 from dedupfs.storage.chunks import Chunks
 from dedupfs.storage.clusters import Clusters
@@ -84,14 +84,14 @@ class Volume:
     def mix_policies(self, transaction: Transaction) -> None:
         """Note that files are under different policies from now on."""
         if not self.is_mixed:
-            transaction.put(records.VOLUME, FIRST_POLICY_KEY, records.encode_policy(self.config.policy))
+            transaction.put(records.VOLUME, FIRST_POLICY_KEY, codec.encode_policy(self.config.policy))
 
     @property
     def keep_originals_days(self) -> int:
         """For how many days the exact bytes of files that become renditions are kept; 0 for not at all."""
         try:
             stored = self.store.get(records.VOLUME, KEEP_ORIGINALS_KEY)
-            return 0 if stored is None else records.decode_number(stored)
+            return 0 if stored is None else codec.decode_number(stored)
         except IntegrityError as exc:
             log.error("how long originals are kept is not known any more; set it anew with `dedupfs config`: %s", exc)
             return 0
@@ -106,7 +106,7 @@ class Volume:
         """
         config = Config(self.config.policy if policy is None else policy, self.config.label if label is None else label)
         try:
-            encoded = records.encode_config(config)
+            encoded = codec.encode_config(config)
         except UnicodeEncodeError as exc:
             raise UsageError("the label is not text") from exc
         if keep_originals_days is not None:
@@ -116,14 +116,14 @@ class Volume:
                 self.mix_policies(transaction)
             transaction.put(records.VOLUME, _CONFIG_KEY, encoded)
             if keep_originals_days is not None:
-                transaction.put(records.VOLUME, KEEP_ORIGINALS_KEY, records.encode_number(keep_originals_days))
+                transaction.put(records.VOLUME, KEEP_ORIGINALS_KEY, codec.encode_number(keep_originals_days))
         self.config = config
         self.store.commit()
 
     def _first_policy(self) -> Policy | None:
         try:
             stored = self.store.get(records.VOLUME, FIRST_POLICY_KEY)
-            return None if stored is None else records.decode_policy(stored)
+            return None if stored is None else codec.decode_policy(stored)
         except IntegrityError:
             # It is known to have been there.
             return safest_first_policy(self.config.policy)
@@ -154,7 +154,7 @@ def create_volume(
         StoreError: it cannot be made.
     """
     try:
-        chosen = records.encode_config(config)
+        chosen = codec.encode_config(config)
     except UnicodeEncodeError as exc:
         raise UsageError("the label is not text") from exc
     headers.refuse_passphrase(passphrase)
@@ -178,7 +178,7 @@ def create_volume(
             with store.transaction() as transaction:
                 transaction.put(records.VOLUME, _CONFIG_KEY, chosen)
                 if keep_originals_days:
-                    days = records.encode_number(keep_originals_days)
+                    days = codec.encode_number(keep_originals_days)
                     transaction.put(records.VOLUME, KEEP_ORIGINALS_KEY, days)
             header_copies.write_record(engine, header)
         finally:
@@ -283,7 +283,7 @@ def _read_config(store: Store, *, whatever_state: bool) -> Config:
         stored = store.get(records.VOLUME, _CONFIG_KEY)
         if stored is None:
             raise IntegrityError("the volume has lost its configuration")
-        return records.decode_config(stored)
+        return codec.decode_config(stored)
     except IntegrityError as exc:
         if whatever_state:
             return Config(Policy.OFF, "")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dedupfs.model import ChunkId, ClusterId, ContentId, Fingerprint, InodeNo
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.metadata import POLICY_XATTR, ROOT
 from dedupfs.storage.records import (
     ChunkRefs,
@@ -60,11 +60,11 @@ class Library:
 
     def change_content(self, transaction: Transaction, content_id: ContentId, **changes: object) -> None:
         content = replace(self.volume.contents.get(content_id), **changes)  # type: ignore[arg-type]
-        transaction.put(records.CONTENTS, content_id, records.encode_content(content))
+        transaction.put(records.CONTENTS, content_id, codec.encode_content(content))
 
     def change_cluster(self, transaction: Transaction, **changes: object) -> None:
         cluster = replace(self.volume.clusters.get(self.cluster), **changes)  # type: ignore[arg-type]
-        transaction.put(records.CLUSTERS, number_key(self.cluster), records.encode_cluster(cluster))
+        transaction.put(records.CLUSTERS, number_key(self.cluster), codec.encode_cluster(cluster))
 
 
 def make_library(volume: Volume) -> Library:
@@ -125,7 +125,7 @@ def entry_without_inode(library: Library, transaction: Transaction) -> None:
 @plant("a directory entry stands under another name")
 def entry_under_another_name(library: Library, transaction: Transaction) -> None:
     entry = Entry(library.plain_inode, stat.S_IFREG, b"other name")
-    transaction.put(records.ENTRIES, library.volume.metadata.entry_key(ROOT, b"plain"), records.encode_entry(entry))
+    transaction.put(records.ENTRIES, library.volume.metadata.entry_key(ROOT, b"plain"), codec.encode_entry(entry))
 
 
 @plant("something that is no directory")
@@ -207,7 +207,7 @@ def attribute_without_an_inode(library: Library, transaction: Transaction) -> No
 @plant("an attribute stands under another name")
 def attribute_under_another_name(library: Library, transaction: Transaction) -> None:
     transaction.put(
-        records.XATTRS, number_key(library.directory) + bytes(16), records.encode_xattr(Xattr(b"user.b", b"1"))
+        records.XATTRS, number_key(library.directory) + bytes(16), codec.encode_xattr(Xattr(b"user.b", b"1"))
     )
 
 
@@ -233,13 +233,13 @@ def file_of_another_size(library: Library, transaction: Transaction) -> None:
 
 @plant("a content counts 7 files and has 2")
 def wrong_count_of_files(library: Library, transaction: Transaction) -> None:
-    refs = records.encode_content_refs(ContentRefs(inodes=7))
+    refs = codec.encode_content_refs(ContentRefs(inodes=7))
     transaction.put(records.CONTENT_REFS, library.plain, refs)
 
 
 @plant("a content counts 9 renditions and has 1")
 def wrong_count_of_renditions(library: Library, transaction: Transaction) -> None:
-    refs = records.encode_content_refs(ContentRefs(inodes=1, renditions=9))
+    refs = codec.encode_content_refs(ContentRefs(inodes=1, renditions=9))
     transaction.put(records.CONTENT_REFS, library.picture, refs)
 
 
@@ -250,7 +250,7 @@ def content_without_a_count(library: Library, transaction: Transaction) -> None:
 
 @plant("a count belongs to no content")
 def count_without_a_content(library: Library, transaction: Transaction) -> None:
-    transaction.put(records.CONTENT_REFS, bytes(32), records.encode_content_refs(ContentRefs(1)))
+    transaction.put(records.CONTENT_REFS, bytes(32), codec.encode_content_refs(ContentRefs(1)))
 
 
 @plant("undecided in one table")
@@ -260,12 +260,12 @@ def undecided_in_one_table(library: Library, transaction: Transaction) -> None:
 
 @plant("undecided in one table")
 def decided_in_one_table(library: Library, transaction: Transaction) -> None:
-    transaction.put(records.UNDECIDED, library.plain, records.encode_mark())
+    transaction.put(records.UNDECIDED, library.plain, codec.encode_mark())
 
 
 @plant("an undecided content is missing")
 def undecided_without_a_content(library: Library, transaction: Transaction) -> None:
-    transaction.put(records.UNDECIDED, bytes(32), records.encode_mark())
+    transaction.put(records.UNDECIDED, bytes(32), codec.encode_mark())
 
 
 @plant("a content stands under another id")
@@ -327,7 +327,7 @@ def cluster_represented_by_a_rendition(library: Library, transaction: Transactio
 
 @plant("has lost its representative")
 def cluster_of_nobody(library: Library, transaction: Transaction) -> None:
-    record = records.encode_cluster(Cluster(library.picture, None, b""))
+    record = codec.encode_cluster(Cluster(library.picture, None, b""))
     transaction.put(records.CLUSTERS, number_key(50), record)
 
 
@@ -352,7 +352,7 @@ def wrong_count_of_a_chunk(library: Library, transaction: Transaction) -> None:
     refs = library.volume.chunks.references(library.chunk(PICTURE))
     assert refs is not None
     transaction.put(
-        records.CHUNK_REFS, library.chunk(PICTURE), records.encode_chunk_refs(ChunkRefs(6, refs.stored_bytes))
+        records.CHUNK_REFS, library.chunk(PICTURE), codec.encode_chunk_refs(ChunkRefs(6, refs.stored_bytes))
     )
 
 
@@ -370,7 +370,7 @@ def chunk_that_nobody_uses(library: Library, transaction: Transaction) -> None:
 def chunk_that_nobody_counts(library: Library, transaction: Transaction) -> None:
     prepared = library.volume.chunks.prepare(b"nobody's")
     library.volume.chunks.link(transaction, prepared)
-    transaction.put(records.CHUNK_REFS, prepared.id, records.encode_chunk_refs(ChunkRefs(0, 256)))
+    transaction.put(records.CHUNK_REFS, prepared.id, codec.encode_chunk_refs(ChunkRefs(0, 256)))
 
 
 @plant("a chunk counts no users and has 0")
@@ -380,12 +380,12 @@ def chunk_that_nobody_knows(library: Library, transaction: Transaction) -> None:
 
 @plant("a count belongs to no chunk")
 def count_without_a_chunk(library: Library, transaction: Transaction) -> None:
-    transaction.put(records.CHUNK_REFS, bytes(32), records.encode_chunk_refs(ChunkRefs(1, 256)))
+    transaction.put(records.CHUNK_REFS, bytes(32), codec.encode_chunk_refs(ChunkRefs(1, 256)))
 
 
 @plant("another length than was noted")
 def chunk_of_another_length(library: Library, transaction: Transaction) -> None:
-    transaction.put(records.CHUNK_REFS, library.chunk(PICTURE), records.encode_chunk_refs(ChunkRefs(1, 256)))
+    transaction.put(records.CHUNK_REFS, library.chunk(PICTURE), codec.encode_chunk_refs(ChunkRefs(1, 256)))
 
 
 @plant("a chunk is missing")
@@ -434,7 +434,7 @@ def first_policy_that_cannot_be_read(library: Library, transaction: Transaction)
 
 @plant("a number would be given out a second time")
 def inode_number_that_comes_again(library: Library, transaction: Transaction) -> None:
-    transaction.put(records.VOLUME, b"next_inode", records.encode_number(2))
+    transaction.put(records.VOLUME, b"next_inode", codec.encode_number(2))
 
 
 @plant("a number would be given out a second time")

@@ -27,8 +27,8 @@ from dedupfs.errors import (
     WrongKeyError,
 )
 from dedupfs.model import Policy
+from dedupfs.storage import codec, header_copies, keyslots, records
 from dedupfs.storage import header as headers
-from dedupfs.storage import header_copies, keyslots, records
 from dedupfs.storage.header import BACKUP_FILE, HEADER_FILE, Header, Slot, read_file, read_header, serialise
 from dedupfs.storage.header_copies import lock_keys
 from dedupfs.storage.keyslots import (
@@ -378,12 +378,12 @@ def test_keys_added_at_once_and_beside_a_mount_are_all_there(directory: Path) ->
         process.start()
     for number in range(50):
         with volume.store.transaction() as transaction:
-            transaction.put(records.ORPHANS, number.to_bytes(8, "big"), records.encode_mark())
+            transaction.put(records.ORPHANS, number.to_bytes(8, "big"), codec.encode_mark())
         volume.store.commit()
     for process in processes:
         process.join()
     with volume.store.transaction() as transaction:
-        transaction.put(records.ORPHANS, bytes(8), records.encode_mark())
+        transaction.put(records.ORPHANS, bytes(8), codec.encode_mark())
     volume.close()
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(numbers(directory)) == 6

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dedupfs.errors import IntegrityError
 from dedupfs.model import ChunkId, ClusterId, ContentId, Differences, Fingerprint, InodeNo, Policy
-from dedupfs.storage import records
+from dedupfs.storage import codec, records
 from dedupfs.storage.records import (
     ChunkRefs,
     Cluster,
@@ -88,30 +88,30 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "exact": Kind(exact, records.encode_content, records.decode_content),
-    "rendition": Kind(renditions, records.encode_content, records.decode_content),
-    "content refs": Kind(st.builds(ContentRefs, u64, u64), records.encode_content_refs, records.decode_content_refs),
-    "chunk refs": Kind(st.builds(ChunkRefs, u64, u32), records.encode_chunk_refs, records.decode_chunk_refs),
+    "exact": Kind(exact, codec.encode_content, codec.decode_content),
+    "rendition": Kind(renditions, codec.encode_content, codec.decode_content),
+    "content refs": Kind(st.builds(ContentRefs, u64, u64), codec.encode_content_refs, codec.decode_content_refs),
+    "chunk refs": Kind(st.builds(ChunkRefs, u64, u32), codec.encode_chunk_refs, codec.decode_chunk_refs),
     "cluster": Kind(
         st.builds(Cluster, digests.map(ContentId), st.none() | digests.map(Fingerprint), blobs),
-        records.encode_cluster,
-        records.decode_cluster,
+        codec.encode_cluster,
+        codec.decode_cluster,
     ),
-    "inode": Kind(inodes, records.encode_inode, records.decode_inode),
-    "entry": Kind(st.builds(Entry, u64.map(InodeNo), u32, blobs), records.encode_entry, records.decode_entry),
-    "xattr": Kind(st.builds(Xattr, blobs, blobs), records.encode_xattr, records.decode_xattr),
+    "inode": Kind(inodes, codec.encode_inode, codec.decode_inode),
+    "entry": Kind(st.builds(Entry, u64.map(InodeNo), u32, blobs), codec.encode_entry, codec.decode_entry),
+    "xattr": Kind(st.builds(Xattr, blobs, blobs), codec.encode_xattr, codec.decode_xattr),
     "unfinished": Kind(
         st.builds(Unfinished, st.lists(blobs, max_size=4).map(tuple)),
-        records.encode_unfinished,
-        records.decode_unfinished,
+        codec.encode_unfinished,
+        codec.decode_unfinished,
     ),
-    "number": Kind(u64, records.encode_number, records.decode_number),
-    "mark": Kind(st.none(), lambda _: records.encode_mark(), records.decode_mark),
+    "number": Kind(u64, codec.encode_number, codec.decode_number),
+    "mark": Kind(st.none(), lambda _: codec.encode_mark(), codec.decode_mark),
     "config": Kind(
-        st.builds(Config, st.sampled_from(Policy), st.text(max_size=20)), records.encode_config, records.decode_config
+        st.builds(Config, st.sampled_from(Policy), st.text(max_size=20)), codec.encode_config, codec.decode_config
     ),
     "counters": Kind(
-        st.dictionaries(st.text(max_size=8), i64, max_size=5), records.encode_counters, records.decode_counters
+        st.dictionaries(st.text(max_size=8), i64, max_size=5), codec.encode_counters, codec.decode_counters
     ),
 }
 
@@ -174,17 +174,17 @@ def unambiguous(kind: Kind, encoded: bytes) -> None:
 def test_extents_that_make_no_sense_are_damage(extents: list[tuple[int, int]]) -> None:
     layout = Layout(100, tuple(Extent(offset, length, ChunkId(bytes(32))) for offset, length in extents))
     with pytest.raises(IntegrityError):
-        records.decode_content(records.encode_content(Exact(layout, ContentState.PLAIN)))
+        codec.decode_content(codec.encode_content(Exact(layout, ContentState.PLAIN)))
 
 
 def test_totals_out_of_order_are_damage() -> None:
-    one = records.encode_counters({"a": 1})[5:]
-    two = records.encode_counters({"b": 2})[5:]
-    head = records.encode_counters({"a": 1, "b": 2})[:5]
-    assert records.decode_counters(head + one + two) == {"a": 1, "b": 2}
+    one = codec.encode_counters({"a": 1})[5:]
+    two = codec.encode_counters({"b": 2})[5:]
+    head = codec.encode_counters({"a": 1, "b": 2})[:5]
+    assert codec.decode_counters(head + one + two) == {"a": 1, "b": 2}
     for wrong in (head + two + one, head + one + one):
         with pytest.raises(IntegrityError):
-            records.decode_counters(wrong)
+            codec.decode_counters(wrong)
 
 
 def test_every_place_is_another() -> None:

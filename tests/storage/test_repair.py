@@ -10,7 +10,7 @@ import pytest
 
 from dedupfs.errors import IntegrityError
 from dedupfs.model import InodeNo, Policy
-from dedupfs.storage import records, repair
+from dedupfs.storage import codec, records, repair
 from dedupfs.storage.check import check
 from dedupfs.storage.engine import Engine, Snapshot
 from dedupfs.storage.mending import Plan
@@ -211,10 +211,10 @@ def test_a_lost_policy_becomes_the_safest_one(volume: Volume, compared: bool, po
     planned = repaired(volume)
     assert f"the policy is {policy.value} from now on" in next(iter(planned.gone))
     config = volume.store.get(records.VOLUME, b"config")
-    assert config is not None and records.decode_config(config).policy is policy
+    assert config is not None and codec.decode_config(config).policy is policy
 
 
-@pytest.mark.parametrize("value", [None, b"", records.encode_number(3)])
+@pytest.mark.parametrize("value", [None, b"", codec.encode_number(3)])
 def test_no_number_is_given_out_twice(library: Library, value: bytes | None) -> None:
     """Those of files that were removed are not known any more, so that many are passed over."""
     volume = library.volume
