@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dedupfs.cli import main
+from dedupfs.model import Policy
 from tests.volumes import PASSPHRASE, make_volume
 
 ROOT = Path(__file__).parents[1]
@@ -206,9 +207,13 @@ def open_descriptor(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def shared_mount(folder: Path) -> Iterator[MountedVolume]:
-    """One mounted volume in a folder for several tests; sound at their end, with nothing unexpected in its log."""
-    mounted = MountedVolume(make_volume(folder / "volume"), folder / "mount", folder / "log")
+def sound_mount(
+    folder: Path, policy: Policy = Policy.VERIFIED, prepare: Callable[[Path], None] = lambda _: None
+) -> Iterator[MountedVolume]:
+    """A new volume in a folder, mounted after `prepare`; sound at the end, with nothing unexpected in its log."""
+    directory = make_volume(folder / "volume", policy)
+    prepare(directory)
+    mounted = MountedVolume(directory, folder / "mount", folder / "log")
     try:
         mounted.mount()
         yield mounted

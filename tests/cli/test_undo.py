@@ -15,7 +15,7 @@ from tests.cli.names import HOSTILE
 from tests.conftest import CHEAP, reopen
 from tests.filesystem.core import Core, sketch
 from tests.ingest.drawing import encoded, photo
-from tests.mounting import MountedVolume, in_process, mark_fuse
+from tests.mounting import MountedVolume, in_process, mark_fuse, sound_mount
 from tests.volumes import make_volume
 
 PHOTO = sketch(7, width_px=400, size=300_000)
@@ -132,18 +132,12 @@ def test_a_path_that_is_on_no_mount(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
     """A mount that keeps originals, with a photo and two copies of it."""
-    folder = tmp_path_factory.mktemp("undo")
-    directory = make_volume(folder / "volume")
-    assert in_process("config", directory, "keep-originals", "3")[0] == 0
-    mounted = MountedVolume(directory, folder / "mount", folder / "log")
-    try:
-        mounted.mount()
+
+    def keep_originals(directory: Path) -> None:
+        assert in_process("config", directory, "keep-originals", "3")[0] == 0
+
+    with sound_mount(tmp_path_factory.mktemp("undo"), prepare=keep_originals) as mounted:
         yield mounted
-        mounted.umount()
-        mounted.assert_clean()
-    finally:
-        mounted.destroy()
-    assert mounted.unexpected_messages() == []
 
 
 @pytest.mark.fuse

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.ingest.drawing import encoded
-from tests.mounting import MountedVolume, place_for, shared_mount
+from tests.mounting import MountedVolume, place_for, sound_mount
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 MTIME_NS = 1_400_000_000_123_456_789
@@ -20,7 +20,7 @@ BEFORE_1970_NS = -86_400_000_000_001
 @pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
     """One volume for all tests of this folder."""
-    with shared_mount(tmp_path_factory.mktemp("ecosystem")) as mounted:
+    with sound_mount(tmp_path_factory.mktemp("ecosystem")) as mounted:
         yield mounted
 
 

@@ -122,6 +122,18 @@ def test_an_empty_file_that_stays_open_is_there_once_all_is_settled(volume_direc
     assert_sound(core)
 
 
+def refuse_to_store(damaged: bytes, core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a core fail whenever a chunk of these bytes is to be stored."""
+    prepare_chunk = core.volume.contents.prepare_chunk
+
+    def refuse(data: bytes) -> object:
+        if data == damaged:
+            raise IntegrityError("damaged")
+        return prepare_chunk(data)
+
+    monkeypatch.setattr(core.volume.contents, "prepare_chunk", refuse)
+
+
 def test_a_file_that_cannot_be_stored_takes_no_other_along(
     volume_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,14 +141,7 @@ def test_a_file_that_cannot_be_stored_takes_no_other_along(
     for name in (b"damaged", b"sound"):
         _, handle = core.filesystem.create(ROOT, name, 0o644, 0, 0)
         core.files.write(handle, 0, name)
-    prepare_chunk = core.volume.contents.prepare_chunk
-
-    def refuse(data: bytes) -> object:
-        if data == b"damaged":
-            raise IntegrityError("damaged")
-        return prepare_chunk(data)
-
-    monkeypatch.setattr(core.volume.contents, "prepare_chunk", refuse)
+    refuse_to_store(b"damaged", core, monkeypatch)
     with pytest.raises(IntegrityError):
         core.filesystem.close()
     core = Core(volume_directory)
@@ -151,14 +156,7 @@ def test_a_file_that_cannot_be_stored_keeps_nobody_from_writing_another(
     core = Core(volume_directory, budget_bytes=0)
     damaged, handle = core.filesystem.create(ROOT, b"damaged", 0o644, 0, 0)
     core.files.write(handle, 0, b"damaged")
-    prepare_chunk = core.volume.contents.prepare_chunk
-
-    def refuse(data: bytes) -> object:
-        if data == b"damaged":
-            raise IntegrityError("damaged")
-        return prepare_chunk(data)
-
-    monkeypatch.setattr(core.volume.contents, "prepare_chunk", refuse)
+    refuse_to_store(b"damaged", core, monkeypatch)
     core.put(b"sound", b"sound")
     core.filesystem.sync()
     assert core.read(b"sound") == b"sound"

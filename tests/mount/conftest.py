@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dedupfs.model import Policy
-from tests.mounting import MountedVolume, place_for, shared_mount
+from tests.mounting import MountedVolume, place_for, sound_mount
 from tests.volumes import make_volume
 
 
@@ -33,7 +33,7 @@ def mounted(tmp_path: Path, policy: Policy) -> Iterator[MountedVolume]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedVolume]:
     """One volume for all tests of a module."""
-    with shared_mount(tmp_path_factory.mktemp("shared")) as mounted:
+    with sound_mount(tmp_path_factory.mktemp("shared")) as mounted:
         yield mounted
 
 

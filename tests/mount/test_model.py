@@ -21,8 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dedupfs.model import Policy
 from tests.conftest import examples
-from tests.mounting import MountedVolume, mark_fuse
-from tests.volumes import make_volume
+from tests.mounting import MountedVolume, mark_fuse, sound_mount
 
 pytestmark = mark_fuse()
 
@@ -245,15 +244,8 @@ class Comparison(RuleBasedStateMachine):
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[MountedVolume]:
-    mounted = MountedVolume(make_volume(tmp_path / "volume", Policy.OFF), tmp_path / "mount", tmp_path / "log")
-    try:
-        mounted.mount()
+    with sound_mount(tmp_path, Policy.OFF) as mounted:
         yield mounted
-        mounted.umount()
-        mounted.assert_clean()
-    finally:
-        mounted.destroy()
-    assert mounted.unexpected_messages() == []
 
 
 def test_a_mounted_volume_does_what_a_plain_directory_does(volume: MountedVolume) -> None:
