@@ -14,11 +14,11 @@ from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.live import live_figures
 from dedupfs.cli.mounts import is_mounted
 from dedupfs.cli.names import visible
-from dedupfs.cli.opened import add_arguments, opened
+from dedupfs.cli.opened import add_arguments
 from dedupfs.cli.watch import live_text, watch
 from dedupfs.errors import StoreError
 from dedupfs.filesystem.statistics import statistics
-from dedupfs.storage.volume import Volume, open_volume, unlock
+from dedupfs.storage.volume import open_volume, unlock
 
 _WATCH_SECONDS = 2.0
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -31,7 +31,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="show what a volume holds and saves",
         description="Show what a volume holds and saves, as of its last commit. pictures counts files; clusters,"
         " representatives and renditions count distinct contents; exact_duplicates counts files whose bytes another"
-        " file had before. Of a live mount, named by its MOUNTPOINT, also what waits and what was read and written.",
+        " file had before. A live mount, named by its MOUNTPOINT, answers itself: without a passphrase, as of now, and"
+        " also tells what waits and what was read and written.",
     )
     add_arguments(parser)
     parser.add_argument(
@@ -40,30 +41,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=_seconds,
         nargs="?",
         const=_WATCH_SECONDS,
-        help="show them again every SECONDS (2) until interrupted. A live mount, named by its mountpoint, needs no"
-        " passphrase for that, and tells what waits and how much is read and written; with --json, one line each time",
+        help="show them again every SECONDS (2) until interrupted; of a live mount also how much is read and written"
+        " meanwhile. With --json, one line each time",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the statistics."""
+    look = _eye(options)
     if options.watch is not None:
-        watch(_watched(options), options.watch, as_json=options.json, as_text=_as_text)
+        watch(look, options.watch, as_json=options.json, as_text=_as_text)
         return DONE
-    with opened(options) as found:
-        figures = _figures(found.volume)
-        if found.mountpoint is not None:
-            figures = {**(live_figures(found.mountpoint) or {}), **figures}
+    figures = look()
     print(json.dumps(figures, indent=2) if options.json else _as_text(figures) + live_text(figures))
     return DONE
 
 
-def _figures(volume: Volume) -> dict[str, Any]:
-    return {"label": volume.config.label, **statistics(volume)}
-
-
-def _watched(options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
+def _eye(options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     """Return what looks at the volume, or at the mount; the passphrase is asked for once at most."""
     place: Path = options.volume.absolute()
     if is_mounted(place):
@@ -80,7 +75,7 @@ def _watched(options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
     def look() -> dict[str, Any]:
         volume = open_volume(place, volume_key, read_only=True)
         try:
-            return _figures(volume)
+            return {"label": volume.config.label, **statistics(volume)}
         finally:
             volume.close()
 

@@ -330,6 +330,7 @@ class FileSystem:
     def figures(self) -> dict[str, Any]:
         """Return what the volume holds, what waits in memory, and the room that is left, in numbers."""
         return {
+            "label": self._volume.config.label,
             **statistics(self._volume),
             "read_only": self._store.read_only,
             "free_bytes": self.space().free_bytes,
