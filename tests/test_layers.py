@@ -15,11 +15,11 @@ LAYERS = ("cli", "mount", "filesystem", "ingest", "storage", "crypto")
 # Imported by every layer; they see nothing but each other.
 SHARED = ("errors", "model", "__version__")
 
-# Libraries that stay behind one module each, by the only files (or folder) that may import them.
+# Libraries that stay behind one module or two, by the only files (or folder) that may import them.
 BEHIND = {
     "fuse": ("mount/libfuse.py",),
     "imagehash": ("ingest/fingerprint.py",),
-    "lmdb": ("storage/lmdb_engine.py",),
+    "lmdb": ("storage/lmdb_engine.py", "storage/lmdb_snapshot.py"),
     "Crypto": ("crypto/",),
     "cryptography": ("crypto/",),
 }

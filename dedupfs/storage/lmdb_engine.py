@@ -1,4 +1,4 @@
-"""The embedded engine: one LMDB environment in the volume's directory; the only module that imports lmdb.
+"""The embedded engine: one LMDB environment in the volume's directory; only it and `lmdb_snapshot` import lmdb.
 
 LMDB runs in its safe mode: a commit is one fsync of data and one of the new root, and a crash at any point leaves the
 previous root in force. There is no writemap, so a full disk is an error code and not a signal.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from dedupfs.storage.lmdb_pages import (
     has_own_pages,
     restore_overflow,
 )
+from dedupfs.storage.lmdb_snapshot import LmdbSnapshot, MapFullError, MapResizedError, translate, translated
 from dedupfs.storage.lmdb_walk import Walk, WalkSnapshot
 from dedupfs.storage.reserve import Reserve
 
@@ -125,7 +126,7 @@ class LmdbEngine:
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """See Engine."""
         if self._guard.clean:
-            return _LmdbSnapshot(self._begin, self._gate.leave, self._tables, self._value, self._walk_of)
+            return LmdbSnapshot(self._begin, self._gate.leave, self._tables, self._value, self._walk_of)
         return self._walking_snapshot()
 
     @contextmanager
@@ -153,7 +154,7 @@ class LmdbEngine:
             except (lmdb.Error, MemoryError, OSError) as exc:
                 self._gate.leave()
                 if attempt or not isinstance(exc, lmdb.MapResizedError):
-                    raise _translate("read", exc) from exc
+                    raise translate("read", exc) from exc
             self._adopt_map_size()
         raise AssertionError("not reached: the second attempt returns or raises")
 
@@ -197,7 +198,7 @@ class LmdbEngine:
             try:
                 with (
                     self._gate.shared(),
-                    _translated("write"),
+                    translated("write"),
                     self._env.begin(write=True, buffers=True) as transaction,
                 ):
                     for table, key, value in batch:
@@ -215,9 +216,9 @@ class LmdbEngine:
             except _PutRightError:
                 # The next turn looks at it again.
                 continue
-            except _MapFullError:
+            except MapFullError:
                 self._grow()
-            except _MapResizedError:
+            except MapResizedError:
                 self._adopt_map_size()
             except StoreError as exc:
                 # LMDB reports the short write on a full disk as EIO; only the room that is left tells the two apart.
@@ -241,7 +242,7 @@ class LmdbEngine:
         if self._env is None or not self._guard.clean or not self._reserve.is_large:
             return
         # Nobody else makes the file longer while this transaction is open.
-        with self._gate.shared(), _translated("write"), self._env.begin(write=True) as transaction:
+        with self._gate.shared(), translated("write"), self._env.begin(write=True) as transaction:
             self._reserve.give_back()
             transaction.abort()
         self._reserve.keep()
@@ -273,7 +274,7 @@ class LmdbEngine:
         if not self._guard.wait():
             raise IntegrityError("the database is damaged and cannot be copied as a whole")
         assert self._env is not None
-        with self._gate.shared(), _translated("copy"):
+        with self._gate.shared(), translated("copy"):
             self._env.copyfd(descriptor, compact=True)
 
     def _page_counts(self) -> tuple[int, int]:
@@ -321,7 +322,7 @@ class LmdbEngine:
         data = self._directory / DATA_FILE
         while data.exists() and map_bytes < data.stat().st_size:
             map_bytes *= 2
-        with _translated("open"):
+        with translated("open"):
             while True:
                 before = self._files()
                 self._env = lmdb.open(
@@ -355,7 +356,7 @@ class LmdbEngine:
 
     def _open_tables(self, *, create: bool) -> None:
         assert self._env is not None
-        with _translated("open"):
+        with translated("open"):
             self._tables = {name: self._env.open_db(name.encode(), create=create) for name in self._names}
 
     def _close_environment(self) -> None:
@@ -383,15 +384,15 @@ class LmdbEngine:
         assert self._env is not None
         for _ in range(_WALK_ATTEMPTS):
             try:
-                with _translated("read"), self._env.begin(buffers=True) as transaction:
+                with translated("read"), self._env.begin(buffers=True) as transaction:
                     walk = self._guard.walk(transaction.id())
                     if walk is not None:
                         with transaction.cursor() as cursor:
                             cursor.first()
                             self._map_start = _address(cursor.value()) - walk.first_place()
                         return
-            except _MapResizedError:
-                with _translated("grow"):
+            except MapResizedError:
+                with translated("grow"):
                     self._env.set_mapsize(0)
         raise IntegrityError("the root of the database's last commit cannot be read")
 
@@ -482,7 +483,7 @@ class LmdbEngine:
     def _grow(self) -> None:
         assert self._env is not None
         with self._gate.alone():
-            with _translated("grow"):
+            with translated("grow"):
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
             self._find_map()
 
@@ -492,7 +493,7 @@ class LmdbEngine:
         # It holds a transaction.
         interrupted = self._guard.interrupt()
         with self._gate.alone():
-            with _translated("grow"):
+            with translated("grow"):
                 self._env.set_mapsize(0)
             if self._tables:
                 self._find_map()
@@ -500,132 +501,10 @@ class LmdbEngine:
             self._start_check()
 
 
-class _LmdbSnapshot:
-    """One read transaction, for the length of a `with` block.
-
-    LMDB refuses to read on where the pages of one large value do not begin as they should. Then a Walk goes on: that
-    value is for whoever opens it to find damaged, and the others are sound.
-
-    Written out instead of with `contextmanager`, as is `get`: every record that is not cached comes this way, and
-    generators around it took longer than LMDB itself.
-    """
-
-    __slots__ = ("_begin", "_leave", "_make_walk", "_tables", "_transaction", "_value", "_walk")
-
-    def __init__(
-        self,
-        begin: Callable[[], lmdb.Transaction],
-        leave: Callable[[], None],
-        tables: dict[str, Any],
-        value: Callable[[bytes | memoryview], bytes],
-        make_walk: Callable[[int], Walk],
-    ) -> None:
-        self._begin = begin
-        self._leave = leave
-        self._tables = tables
-        self._value = value
-        self._make_walk = make_walk
-        self._walk: Walk | None = None
-        """Reads instead of the transaction, which is spoilt by the first error and keeps its pages all the same."""
-
-    def __enter__(self) -> _LmdbSnapshot:
-        self._transaction = self._begin()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            self._transaction.abort()
-        finally:
-            self._leave()
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        if self._walk is None:
-            try:
-                found = self._transaction.get(key, db=self._tables[table])
-                return None if found is None else self._value(found)
-            except IntegrityError as exc:
-                self._walk = self._go_on_without(exc)
-            except (lmdb.Error, MemoryError, OSError) as exc:
-                translated = _translate("read", exc)
-                if not isinstance(translated, IntegrityError):
-                    raise translated from exc
-                self._walk = self._go_on_without(translated)
-        return self._walk.get(table, key)
-
-    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        last: bytes | None = None
-        if self._walk is None:
-            try:
-                with _translated("read"), self._transaction.cursor(db=self._tables[table]) as cursor:
-                    if not (cursor.set_range(prefix) if prefix else cursor.first()):
-                        return
-                    for key, value in cursor.iternext():
-                        name = bytes(key)
-                        if not name.startswith(prefix):
-                            return
-                        copied = self._value(value)
-                        last = name
-                        yield name, copied
-                        if self._is_spoilt():
-                            # Somebody has asked for a damaged value meanwhile.
-                            break
-                    else:
-                        return
-            except IntegrityError as exc:
-                self._walk = self._go_on_without(exc)
-        walk = self._walk
-        assert walk is not None
-        yield from walk.scan(table, prefix, after=last)
-
-    def _is_spoilt(self) -> bool:
-        return self._walk is not None
-
-    def _go_on_without(self, exc: IntegrityError) -> Walk:
-        log.warning("%s; reading goes on without LMDB", exc)
-        return self._make_walk(self._transaction.id())
-
-
-_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.NotFoundError, lmdb.PanicError)
-
-
-class _MapFullError(Exception):
-    """The map must grow before the batch fits."""
-
-
 class _PutRightError(Exception):
     """What LMDB stumbled over is no more, so that a new transaction does not."""
-
-
-class _MapResizedError(Exception):
-    """Another process has grown the map."""
-
-
-@contextmanager
-def _translated(action: str) -> Iterator[None]:
-    """Turn lmdb's exceptions into ours."""
-    try:
-        yield
-    except (lmdb.Error, MemoryError, OSError) as exc:
-        raise _translate(action, exc) from exc
-
-
-def _translate(action: str, exc: lmdb.Error | MemoryError | OSError) -> Exception:
-    """Return our exception for one of lmdb's, or of the system's below it."""
-    if isinstance(exc, lmdb.MapFullError):
-        return _MapFullError()
-    if isinstance(exc, lmdb.MapResizedError):
-        return _MapResizedError()
-    if isinstance(exc, lmdb.DiskError | MemoryError):
-        return StoreFullError(f"cannot {action} the database: {_reason(exc)}")
-    if isinstance(exc, _DAMAGE):
-        return IntegrityError(f"the database is damaged: {_reason(exc)}")
-    return StoreError(f"cannot {action} the database: {_reason(exc)}")
 
 
 def _address(found: bytes | memoryview) -> int:
     """Return where in memory a value is that LMDB has shown."""
     return int(np.frombuffer(found, np.uint8).__array_interface__["data"][0])
-
-
-def _reason(exc: BaseException) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
