@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dedupfs.errors import IngestError, MemoryShortError, WorkerStartError
@@ -156,13 +156,15 @@ class Judge:
         kept: Fit | dict[ContentId, Refit] | None = None
         for promoting in orders:
             second_best = kept is not None
-            found: Fit | dict[ContentId, Refit] | None
+            found: Fit | dict[ContentId, Refit] | Misfit
             if promoting:
                 found = self._refit(data, facts, candidate, original, exact_only=second_best)
             else:
-                outcome = self._compare(data, original, self._policy, exact_only=second_best)
-                found = outcome if isinstance(outcome, Fit) else None
-            if found is not None and (kept is None or _is_exact(found)):
+                found = self._compare(data, original, self._policy, exact_only=second_best)
+            if isinstance(found, Misfit):
+                if found.both_ways:
+                    break
+            elif kept is None or _is_exact(found):
                 kept = found
             if kept is not None and (_is_exact(kept) or facts.pixels != candidate.facts.pixels):
                 break
@@ -170,14 +172,14 @@ class Judge:
 
     def _refit(
         self, data: bytes, facts: PictureFacts, candidate: Candidate, original: bytes, *, exact_only: bool
-    ) -> dict[ContentId, Refit] | None:
-        """Compare every picture of the cluster with the newcomer; None when one of them does not fit.
+    ) -> dict[ContentId, Refit] | Misfit:
+        """Compare every picture of the cluster with the newcomer; a Misfit when one of them does not fit.
 
         The representative comes first: if it does not fit, nothing else matters.
         """
         outcome = self._compare(original, data, self._policy_of_others, exact_only=exact_only)
         if isinstance(outcome, Misfit):
-            return None
+            return outcome
         fits = {candidate.representative: Refit(outcome, len(original), candidate.distance_bits)}
         for member in self._shelf.members(candidate.cluster):
             if member in fits:
@@ -187,14 +189,15 @@ class Judge:
                 continue
             outcome = self._compare(theirs, data, self._policy_of_others)
             if isinstance(outcome, Misfit):
-                return None
+                # The newcomer may be drawn from the representative all the same.
+                return replace(outcome, both_ways=False)
             try:
                 seen: PictureFacts = self._pool.call("inspect", theirs)
             except WorkerStartError:
                 raise
             except IngestError as exc:
                 log.warning("a picture of cluster %d could not be looked at: %s", candidate.cluster, exc)
-                return None
+                return Misfit("failed", None)
             fits[member] = Refit(outcome, len(theirs), _distance_bits(seen, facts))
         return fits
 

@@ -15,25 +15,15 @@ import numpy as np
 from PIL import Image
 
 from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
-from dedupfs.ingest import footprint, members, palette, replay, sections
-from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, give_back, header, upright
-from dedupfs.ingest.glance import (
-    HOPELESS_TILES,
-    PREVIEW_LIMIT,
-    PREVIEW_SIDE,
-    Preview,
-    grid_of,
-    preview,
-    tiles_excess,
-    tiles_of,
-)
+from dedupfs.ingest import drafts, footprint, members, palette, sections
+from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, give_back, header
+from dedupfs.ingest.glance import HOPELESS_TILES, Preview, Seen, glance, tiles_excess, tiles_of
 from dedupfs.ingest.habits import LATELY, Habit
 from dedupfs.ingest.jpeg_coding import JpegCoding
 from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.members import Member
 from dedupfs.ingest.outcome import (
     LIMIT_GREY,
-    LIMIT_PREVIEW,
     LIMIT_TILES,
     LIMIT_WINDOW,
     NO_DIFFERENCE,
@@ -49,8 +39,9 @@ from dedupfs.ingest.outcome import (
     Misfit,
 )
 from dedupfs.ingest.ranking import HOPELESS_WINDOW, Ranking
-from dedupfs.ingest.recipe import Colour, Ground, Recipe, Treatment
+from dedupfs.ingest.recipe import Colour, Recipe, Treatment
 from dedupfs.ingest.rendition import as_encoded, in_mode
+from dedupfs.ingest.replay import Replay
 from dedupfs.ingest.scaling import (
     PLANES,
     Kernel,
@@ -59,7 +50,7 @@ from dedupfs.ingest.scaling import (
 )
 from dedupfs.ingest.sketch import sketch
 from dedupfs.ingest.sniff import sniff
-from dedupfs.ingest.treatment import Bases, treated
+from dedupfs.ingest.treatment import Bases
 from dedupfs.ingest.trials import requantized, squared
 from dedupfs.ingest.verify import Steps, Verdict, local_excess, verify
 from dedupfs.ingest.windows import Window, inner, trimmed, windows_of
@@ -104,38 +95,66 @@ def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool =
     Raises:
         MemoryShortError: a comparison would take more memory than is allowed (see `footprint`).
     """
-    bases = _replay_bases(member, representative)
-    replayed = None if bases is None else replay.replayed(member, bases)
-    if replayed is not None and not _is_mostly_own(replayed.own, member):
+    replay = _replay(member, representative)
+    if replay is None:
+        footprint.demand(footprint.of_search(member, representative))
+    elif (replayed := replay.quick()) is not None and not _is_mostly_own(replayed.own, member):
         return replayed
-    footprint.demand(footprint.of_search(member, representative))
     try:
-        picture = decode(member)
-        opened = members.open_member(member, picture)
+        seen = drafts.LATELY.of(member)
+        opened = members.open_member(member, seen)
     except (UnfitPictureError, UndecodableError) as exc:
         return Misfit(REASON_FORMAT, None, note=str(exc))
     own = sections.pack(opened.sections)
     if _is_mostly_own(own, member):
         return Misfit(REASON_OWN, None)
     try:
-        return _Search(member, picture, opened, own, representative, policy, exact_only, bases).run()
+        source = _looked_at(seen, opened, representative, policy)
+        if isinstance(source, Misfit):
+            return source
+        if replay is not None:
+            if (replayed := replay.rest()) is not None:
+                return replayed
+            footprint.demand(footprint.of_search(member, representative))
+        picture = decode(member) if seen.picture_format is PictureFormat.JPEG else seen
+        bases = None if replay is None else replay.bases
+        return _Search(member, picture, opened, own, source, policy, exact_only, bases).run()
     except (UnfitPictureError, UndecodableError) as exc:
         return Misfit(REASON_DECODE, None, note=str(exc))
+
+
+def _looked_at(seen: Picture, opened: Member, representative: bytes, policy: Policy) -> _Source | Misfit:
+    """Return the representative as a search wants it; a Misfit where a draft of it shows another picture.
+
+    Raises:
+        UnfitPictureError, UndecodableError: it does not decode.
+    """
+    draft = drafts.LATELY.of(representative)
+    if policy is Policy.PERCEPTUAL and not _same_aspect(seen.upright_px, draft.upright_px):
+        return Misfit(REASON_ASPECT, None)
+    steps = members.steps_of(representative, draft.picture_format)
+    closely = policy is not Policy.PERCEPTUAL
+    told = glance(Seen(seen, opened.steps), Seen(draft, steps), opened.mode, closely=closely)
+    if told.limit and closely:
+        return Misfit(REASON_PIXELS, None, told.limit, told.excess, both_ways=told.both_ways)
+    return _Source(representative, draft, steps, told.treatment, told.is_level)
 
 
 def _is_mostly_own(own: bytes, member: bytes) -> bool:
     return len(own) + RECIPE_ALLOWANCE_BYTES > MAX_OWN_SHARE * len(member)
 
 
-def _replay_bases(member: bytes, representative: bytes) -> Bases | None:
-    """Return the representative as a copy that nobody has turned sees it, where both are JPEG."""
+def _replay(member: bytes, representative: bytes) -> Replay | None:
+    """Return the attempt to make a member to the last byte, where both are JPEG; as a copy that nobody has turned."""
     if not sniff(member) is sniff(representative) is PictureFormat.JPEG:
         return None
     try:
         mine, source = header(member), header(representative)
     except (UnfitPictureError, UndecodableError):
         return None
-    return Bases(representative, Treatment(composed(source.orientation, INVERSE_ORIENTATION[mine.orientation])))
+    treatment = Treatment(composed(source.orientation, INVERSE_ORIENTATION[mine.orientation]))
+    source_px = source.size_px[::-1] if treatment.orientation >= 5 else source.size_px
+    return Replay(member, Bases(representative, treatment), (source_px[0], source_px[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +166,26 @@ class Finish:
     member: Member
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A representative: a draft of it, its quantization, and what happens to it before it is scaled.
+
+    `is_level`: see `Glance`.
+    """
+
+    data: bytes
+    draft: Picture
+    steps: Steps
+    treatment: Treatment
+    is_level: bool
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height, turned the member's way."""
+        width_px, height_px = self.draft.width_px, self.draft.height_px
+        return (height_px, width_px) if self.treatment.orientation >= 5 else (width_px, height_px)
+
+
 class _Search:
     """One call of `fit`: the decoded member and what has been learnt about the representative."""
 
@@ -156,7 +195,7 @@ class _Search:
         picture: Picture,
         opened: Member,
         own: bytes,
-        representative: bytes,
+        source: _Source,
         policy: Policy,
         exact_only: bool,
         bases: Bases | None,
@@ -165,34 +204,26 @@ class _Search:
         self._picture = picture
         self._opened = opened
         self._own = own
-        self._representative = representative
+        self._source = source
         self._policy = policy
         self._exact_only = exact_only
         self._bases = bases
         self._size_px = (picture.width_px, picture.height_px)
-        self._steps = opened.steps
-        self._source_steps = opened.steps
-        self._shrink = 1.0
+        draft = source.draft
+        self._shrink = math.sqrt(draft.width_px * draft.height_px / (picture.width_px * picture.height_px))
+        self._steps = opened.steps.beside(source.steps, self._shrink)
         self._closest: Verdict | None = None
         self._ended: tuple[str, float] = ("", 0.0)
+        self._both_ways = False
         self._missing_bytes: int | None = None
 
     def run(self) -> Fit | Misfit:
-        draft = decode(self._representative, (PREVIEW_SIDE * 4, PREVIEW_SIDE * 4))
-        if self._policy is Policy.PERCEPTUAL and not _same_aspect(self._picture.upright_px, draft.upright_px):
-            return Misfit(REASON_ASPECT, None)
-        treatment, error = self._best_treatment(draft)
-        if error > PREVIEW_LIMIT and self._policy is not Policy.PERCEPTUAL:
-            return Misfit(REASON_PIXELS, None, LIMIT_PREVIEW, error / PREVIEW_LIMIT)
-        self._source_steps = members.steps_of(self._representative, draft.picture_format)
-        self._shrink = math.sqrt(draft.width_px * draft.height_px / (self._size_px[0] * self._size_px[1]))
-        self._steps = self._opened.steps.beside(self._source_steps, self._shrink)
+        draft, treatment = self._source.draft, self._source.treatment
         known = self._bases
         # Only a JPEG can be decoded in part, so that the draft of anything else is all of it.
         whole = draft if draft.picture_format is not PictureFormat.JPEG else None
-        bases = known if known and known.treatment == treatment else Bases(self._representative, treatment, whole)
-        turned = treatment.orientation >= 5
-        source_px = (draft.height_px, draft.width_px) if turned else (draft.width_px, draft.height_px)
+        bases = known if known and known.treatment == treatment else Bases(self._source.data, treatment, whole)
+        source_px = self._source.size_px
         same = Scaling(Kernel.SAME)
         if source_px == self._size_px and self._is_reverse(bases(same).image, draft):
             return Misfit(REASON_REVERSE, None)
@@ -235,7 +266,7 @@ class _Search:
         would_pass = closest is not None and closest.excess <= 1.0
         if not fitted_any or (would_pass and self._missing_bytes is not None):
             return Misfit(REASON_SIZE, differences, missing_bytes=self._missing_bytes or 0)
-        return Misfit(REASON_PIXELS, differences, limit, excess)
+        return Misfit(REASON_PIXELS, differences, limit, excess, both_ways=self._both_ways and closest is None)
 
     def _fitted(self, finish: Finish, scaling: Scaling) -> tuple[Fit | None, bool]:
         """Return the closest rendition that passes, if one does, and whether any encoding came out at the size."""
@@ -313,7 +344,7 @@ class _Search:
             return None
         changed = replace(treatment, colour=Colour.PLANES)
         try:
-            return changed, Bases(self._representative, changed)(scaling).image
+            return changed, Bases(self._source.data, changed)(scaling).image
         except (UnfitPictureError, UndecodableError):
             return None
 
@@ -321,35 +352,6 @@ class _Search:
         lossless = self._opened.steps == Steps(0.0, 0.0)
         is_plain = scaling == Scaling(Kernel.SAME) and treatment.colour is Colour.PLAIN
         return is_plain and (self._picture.picture_format is PictureFormat.JPEG or lossless)
-
-    def _best_treatment(self, draft: Picture) -> tuple[Treatment, float]:
-        """Return how to treat the representative, and the largest difference on the preview grid then."""
-        grid = grid_of(self._picture.upright_px, draft.image.size)
-        transparent = "A" in self._opened.mode
-        mine = preview(upright(self._picture), grid, laid_on_white=transparent)
-        tried: list[tuple[float, Treatment]] = []
-        orientation = composed(draft.orientation, INVERSE_ORIENTATION[self._picture.orientation])
-        for ground in self._grounds(draft):
-            for colour in self._colours(draft):
-                image = treated(draft, Treatment(draft.orientation, ground, colour))
-                difference = float(np.abs(preview(image, grid, laid_on_white=transparent) - mine).max())
-                tried.append((difference, Treatment(orientation, ground, colour)))
-        best = min(tried, key=lambda entry: entry[0])
-        return best[1], best[0]
-
-    def _grounds(self, draft: Picture) -> list[Ground]:
-        if draft.image.mode not in ("LA", "RGBA"):
-            return [Ground.DROPPED]
-        if draft.image.getchannel("A").getextrema() == (255, 255):
-            return [Ground.DROPPED]
-        if "A" in self._opened.mode:
-            return [Ground.KEPT]
-        return [Ground.DROPPED, Ground.WHITE, Ground.BLACK, Ground.KEPT]
-
-    def _colours(self, draft: Picture) -> list[Colour]:
-        if draft.icc and draft.icc != self._picture.icc and draft.image.mode == "RGB":
-            return [Colour.PLAIN, Colour.TO_SRGB]
-        return [Colour.PLAIN]
 
     def _is_reverse(self, image: Image.Image, draft: Picture) -> bool:
         lossy = self._opened.steps.luma > 0
@@ -385,6 +387,12 @@ class _Search:
         excess = tiles_excess(self._tiles, other, self._opened.steps)
         if excess > HOPELESS_TILES:
             self._ended = (LIMIT_TILES, excess)
+            # The tiles of a larger picture are parts of these, of which some differ as much.
+            smaller = self._shrink >= 1.0
+            steps = self._opened.steps.coarser(self._source.steps)
+            self._both_ways = (
+                smaller and self._source.is_level and tiles_excess(self._tiles, other, steps) > HOPELESS_TILES
+            )
         return excess > HOPELESS_TILES
 
     def _is_far_off(self) -> bool:
@@ -426,7 +434,7 @@ class _Search:
             return None
         steps = self._steps
         if picture.stored_mode == "P" and picture.picture_format in palette.FORMATS:
-            steps = palette.steps_of(image, again.image).beside(self._source_steps, self._shrink)
+            steps = palette.steps_of(image, again.image).beside(self._source.steps, self._shrink)
         verdict = verify(picture.image, again.image, steps)
         self._note(verdict)
         allowed = MOST_PLANES_EXCESS if recipe.scaling.kernel in PLANES else 1.0

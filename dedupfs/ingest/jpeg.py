@@ -216,6 +216,25 @@ def with_size(coded: bytes, size_px: tuple[int, int]) -> bytes:
     return coded[:place] + height_px.to_bytes(2, "big") + width_px.to_bytes(2, "big") + coded[place + 4 :]
 
 
+def upper_rows(data: bytes, rows: int) -> bytes | None:
+    """Return a file of which a decoder makes the upper rows, but for the last one of chroma, and reads no more.
+
+    None where its code does not go from top to bottom once: a progressive file, or one with a scan a component.
+
+    Args:
+        rows: fewer than the picture has; a multiple of what is coded at a time.
+    Raises:
+        UndecodableError, UnfitPictureError: as `split`.
+    """
+    frame = read_frame(data)
+    offset = len(SOI)
+    while (segment := _header_at(data, offset)).marker != _SOS:
+        offset = segment.end
+    if frame.progressive or _body(data, segment)[0] != len(frame.tables):
+        return None
+    return SOI + with_size(data[len(SOI) :], (frame.width_px, rows))
+
+
 def read_frame(data: bytes) -> JpegFrame:
     """Return the encoder parameters that stand before the first scan; the rest of the file is not looked at.
 

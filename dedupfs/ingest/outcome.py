@@ -42,6 +42,7 @@ class Misfit:
         excess: that measurement over its limit, 0 where it has no number.
         missing_bytes: REASON_SIZE: by how much the smallest encoding was too large.
         note: REASON_FORMAT, REASON_DECODE and REASON_MEMORY: what stood in the way, in a few words.
+        both_ways: REASON_PIXELS: the representative cannot be drawn from the member either, for the same reason.
     """
 
     reason: str
@@ -50,6 +51,7 @@ class Misfit:
     excess: float = 0.0
     missing_bytes: int = 0
     note: str = ""
+    both_ways: bool = False
 
     @property
     def at_a_glance(self) -> bool:

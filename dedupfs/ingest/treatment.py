@@ -10,6 +10,7 @@ import io
 from PIL import Image, ImageCms
 
 from dedupfs.errors import UndecodableError, UnfitPictureError
+from dedupfs.ingest import jpeg
 from dedupfs.ingest.decode import Picture, coded_planes, decode, planes, translated, transposed
 from dedupfs.ingest.recipe import Colour, Ground, Treatment
 from dedupfs.ingest.scaling import PLANES, Base, Kernel, Scaling, halved, reduced
@@ -66,10 +67,22 @@ def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
 class Bases:
     """The representative decoded, treated and reduced in the ways that a search has asked for so far."""
 
-    def __init__(self, representative: bytes, treatment: Treatment, decoded: Picture | None = None) -> None:
-        """Prepare; `decoded` is the representative at its full size, where that is known already."""
+    def __init__(
+        self,
+        representative: bytes,
+        treatment: Treatment,
+        decoded: Picture | None = None,
+        height_px: int | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            decoded: the representative at its full size, where that is known already.
+            height_px: how high it is, where what is given are its upper rows.
+        """
         self.treatment = treatment
         self._known = decoded
+        self._height_px = height_px
         self._representative = representative
         self._planes: list[Image.Image] = []
         self._drafts: dict[int, tuple[Image.Image, tuple[float, float]]] = {}
@@ -95,6 +108,17 @@ class Bases:
             made = halved(image, scaling.reduction[0]) if halves else reduced(image, extent_px, scaling.reduction)
             self._reduced[key] = made
         return self._reduced[key]
+
+    def upper(self, rows: int, height_px: int) -> Bases | None:
+        """Return the upper rows of a JPEG of some height, as if nothing were below; None where they do not come alone.
+
+        Raises:
+            UndecodableError, UnfitPictureError: the representative is no JPEG that is compared.
+        """
+        if self.treatment.orientation != 1 or rows >= height_px:
+            return None
+        head = jpeg.upper_rows(self._representative, rows)
+        return None if head is None else Bases(head, self.treatment, height_px=height_px)
 
     @property
     def has_planes(self) -> bool:
@@ -125,6 +149,6 @@ class Bases:
         known = self._known if draft == 1 else None
         picture = decode(self._representative, draft_px) if known is None else known
         image = treated(picture, self.treatment)
-        width_px, height_px = picture.width_px / draft, picture.height_px / draft
+        width_px, height_px = picture.width_px / draft, (self._height_px or picture.height_px) / draft
         turned = self.treatment.orientation >= 5
         return image, (height_px, width_px) if turned else (width_px, height_px)

@@ -30,6 +30,10 @@ class Steps:
     lost: float = 0.0
     dither: float = 0.0
 
+    def coarser(self, other: Steps) -> Steps:
+        """Return the larger of each."""
+        return Steps(max(self.luma, other.luma), max(self.chroma, other.chroma))
+
     def beside(self, source: Steps, shrink: float) -> Steps:
         """Return the steps to expect of a difference when the representative was quantized too.
 

@@ -193,6 +193,31 @@ def test_what_a_newcomer_was_found_not_to_be_is_not_found_out_again(core: Core, 
     assert max(Counter(asked).values()) == 1
 
 
+@pytest.mark.parametrize(("both_ways", "times"), [(True, 1), (False, 2)])
+def test_what_holds_both_ways_is_found_out_once(core: Core, pool: TamperedPool, both_ways: bool, times: int) -> None:
+    first, newcomer = (sketch(6, 400, 2, 9000 + number) for number in range(2))
+    pool.instead["fit"] = lambda *pair: Misfit("pixels", None, "tiles", 3.0, both_ways=both_ways)
+    settled(core, first=first, newcomer=newcomer)
+    assert core.counter("clusters") == 2
+    assert pool.calls.count("fit") == times
+
+
+def test_what_holds_both_ways_for_another_member_leaves_the_representative(core: Core, pool: TamperedPool) -> None:
+    settled(core, copy=COPY, small=SMALL)
+    fit = SketchPool.call
+    asked: list[tuple[bytes, bytes]] = []
+
+    def answer(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
+        asked.append((member, base))
+        if member == SMALL:
+            return Misfit("pixels", None, "tiles", 3.0, both_ways=True)
+        return fit(pool, "fit", member, base, policy, exact_only)
+
+    pool.instead["fit"] = answer
+    settled(core, photo=PHOTO)
+    assert (PHOTO, COPY) in asked
+
+
 def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core, pool: TamperedPool) -> None:
     settled(core, copy=COPY, small=SMALL)
     before = {name: core.read(name) for name in (b"copy", b"small")}

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dedupfs.ingest import fit as search
-from dedupfs.ingest import jobs, jpeg, pillow_filters
+from dedupfs.ingest import jobs, jpeg, pillow_filters, treatment
+from dedupfs.ingest.decode import Picture, decode
 from dedupfs.ingest.habits import Habit, Habits
 from dedupfs.ingest.jpeg_rounding import Rounding
 from dedupfs.ingest.outcome import Fit
 from dedupfs.ingest.recipe import Treatment
-from dedupfs.ingest.replay import replayed
+from dedupfs.ingest.replay import Replay
 from dedupfs.ingest.scaling import PILLOW_FILTERS, Kernel
 from dedupfs.ingest.treatment import Bases
 from dedupfs.model import Policy
@@ -34,7 +35,8 @@ def thumbnail() -> Image.Image:
 
 
 def found(member: bytes, representative: bytes = ORIGINAL) -> Fit | None:
-    return replayed(member, Bases(representative, Treatment()))
+    replay = Replay(member, Bases(representative, Treatment()), opened(representative).size)
+    return replay.quick() or replay.rest()
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,40 @@ def test_fill_bytes_before_the_scan_do_not_hide_its_code() -> None:
     at = coded.index(b"\xff\xda")
     assert jpeg.first_scan(coded[:at] + b"\xff\xff" + coded[at:]) == jpeg.first_scan(coded)
     assert jpeg.first_scan(coded)[-20:] == coded[-22:-2]
+
+
+def test_ways_of_copying_are_given_up_on_the_upper_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another picture nothing but these is decoded; some filters need all of it, and are left for later."""
+    tall = encoded(photo(22, (400, 2000)), quality=93)
+    decoded: list[int] = []
+
+    def counted(data: bytes, draft_px: tuple[int, int] | None = None) -> Picture:
+        picture = decode(data, draft_px)
+        decoded.append(picture.image.height)
+        return picture
+
+    monkeypatch.setattr(treatment, "decode", counted)
+    stranger = encoded(photo(23, (400, 2000)), quality=80)
+    assert Replay(stranger, Bases(tall, Treatment()), (400, 2000)).quick() is None
+    assert decoded == [256]
+    sampled = encoded(opened(tall).resize((150, 750), Image.Resampling.NEAREST), quality=80)
+    replay = Replay(sampled, Bases(tall, Treatment()), (400, 2000))
+    assert replay.quick() is None
+    assert replay.rest() is not None
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_upper_rows_are_those_of_the_picture(mode: str, subsampling: int) -> None:
+    data = encoded(photo(24, (333, 517)).convert(mode), quality=85, subsampling=subsampling)
+    rows = jpeg.upper_rows(data, 128)
+    assert rows is not None
+    upper = decode(rows).image
+    assert upper.size == (333, 128)
+    assert upper.crop((0, 0, 333, 120)).tobytes() == decode(data).image.crop((0, 0, 333, 120)).tobytes()
+
+
+def test_upper_rows_of_a_progressive_picture_do_not_come_alone() -> None:
+    assert jpeg.upper_rows(encoded(opened(), quality=85, progressive=True), 128) is None
+    coarse = encoded(opened(encoded(opened(), quality=93, progressive=True)), quality=70)
+    assert found(coarse, encoded(opened(), quality=93, progressive=True)) is not None
