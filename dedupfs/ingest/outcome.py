@@ -37,8 +37,8 @@ class Misfit:
         reason: one of the REASON_ constants.
         differences: those of the closest attempt that was compared as a whole, if any.
         limit: the measurement that was furthest over its limit in the closest attempt, or how the attempts ended before
-            a whole picture was compared: LIMIT_PREVIEW, LIMIT_FILTER, LIMIT_WINDOW, LIMIT_TILES, LIMIT_GREY. Empty:
-            none was.
+            a whole picture was compared: LIMIT_PREVIEW, LIMIT_FILTER, LIMIT_WINDOW, LIMIT_DETAIL, LIMIT_TILES,
+            LIMIT_GREY. Empty: none was.
         excess: that measurement over its limit, 0 where it has no number.
         missing_bytes: REASON_SIZE: by how much the smallest encoding was too large.
         note: REASON_FORMAT, REASON_DECODE and REASON_MEMORY: what stood in the way, in a few words.
@@ -95,6 +95,7 @@ REASON_REVERSE = "reverse"
 LIMIT_PREVIEW = "preview"
 LIMIT_FILTER = "filter"
 LIMIT_WINDOW = "window"
+LIMIT_DETAIL = "detail of windows"
 LIMIT_TILES = "tiles"
 LIMIT_GREY = "grey"
 
@@ -102,6 +103,7 @@ _ENDED_EARLY = {
     LIMIT_PREVIEW: "differs at first sight",
     LIMIT_FILTER: "was not resized in a known way",
     LIMIT_WINDOW: "differs where it has most detail",
+    LIMIT_DETAIL: "is softer or sharper, or has more noise or less",
     LIMIT_TILES: "differs in the tone or colour of some part",
     LIMIT_GREY: "would lose colour",
 }

@@ -6,6 +6,7 @@ Owns the limits; the maps they are held against come from `measure`. Pure functi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -220,6 +221,22 @@ def local_excess(member: Image.Image, rendition: Image.Image, steps: Steps) -> f
     return max(ratio for name, ratio in ratios.items() if name not in ("detail", "grain", "alpha"))
 
 
+def detail_excess(parts: Iterable[tuple[Image.Image, Image.Image]], steps: Steps) -> float:
+    """Return the excess of fine detail in some parts of a member and a rendition taken together."""
+    areas: list[int] = []
+    energies: list[tuple[float, float]] = []
+    for member, rendition in parts:
+        maps = measure(member, rendition)
+        areas.append(member.width * member.height)
+        energies.append((maps.member_detail, maps.rendition_detail))
+    own, other = np.average(energies, axis=0, weights=areas) + DETAIL_FLOOR
+    return _detail_excess(math.sqrt(own / other), steps)
+
+
+def _detail_excess(ratio: float, steps: Steps) -> float:
+    return (max(ratio, 1 / ratio) - 1) / (DETAIL[0] + DETAIL[1] * steps.luma)
+
+
 def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
     """Return each measurement over its limit."""
     tiles = maps.member_tiles - maps.rendition_tiles
@@ -227,7 +244,6 @@ def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
     coarse_luma, coarse_chroma = np.abs(tiles[:, :, 0]), np.abs(tiles[:, :, 1:]).max(axis=2)
     broad = np.abs(scipy.ndimage.uniform_filter(tiles, size=(BROAD_TILES, BROAD_TILES, 1), mode="nearest"))
     shared = np.minimum(maps.member_range, maps.rendition_range)
-    detail = _detail_ratio(maps)
     fine_luma_limits = FINE_LUMA.at(maps.fine_luma, steps.luma) + RANGE_SHARE * shared
     fine_chroma_limit = min(FINE_CHROMA.at(fine_chroma, steps.chroma), CEILING_FINE_CHROMA)
     coarse_luma_limit = min(COARSE_LUMA.at(coarse_luma, steps.luma), CEILING_COARSE_LUMA)
@@ -239,7 +255,7 @@ def _ratios(maps: Maps, steps: Steps) -> dict[str, float]:
         "coarse chroma": float(coarse_chroma.max()) / coarse_chroma_limit,
         "broad luma": float(broad[:, :, 0].max()) / (BROAD_LUMA[0] + BROAD_LUMA[1] * steps.luma),
         "broad chroma": float(broad[:, :, 1:].max()) / (BROAD_CHROMA[0] + BROAD_CHROMA[1] * steps.chroma),
-        "detail": (max(detail, 1 / detail) - 1) / (DETAIL[0] + DETAIL[1] * steps.luma),
+        "detail": _detail_excess(_detail_ratio(maps), steps),
         "grain": abs(_flatness(maps.member_range) - _flatness(maps.rendition_range))
         / min(GRAIN[0] + GRAIN[1] * steps.luma + GRAIN_DITHER * steps.dither, GRAIN_MOST),
         "alpha": maps.alpha / ALPHA,

@@ -139,6 +139,42 @@ def test_a_smaller_encoding_is_padded_and_a_larger_one_trimmed() -> None:
         next(jpeg_coding.fitted(PIXELS, coding, (parts.before, b"", b""), len(member) // 4))
 
 
+@pytest.mark.parametrize(("quality", "share", "most"), [(80, 0.25, 1), (95, 0.8, 5)], ids=["far", "small steps"])
+def test_what_cannot_fit_is_not_encoded_again_and_again(
+    quality: int, share: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = encoded(PIXELS, quality=quality)
+    parts = jpeg.split(member)
+    encodings: list[int] = []
+    encode = jpeg_coding._encoded
+
+    def counted(*arguments: Any) -> bytes:
+        encodings.append(len(coded := encode(*arguments)))
+        return coded
+
+    monkeypatch.setattr(jpeg_coding, "_encoded", counted)
+    coding = jpeg_coding.coding_of(parts)
+    with pytest.raises(OversizeError):
+        next(jpeg_coding.fitted(PIXELS, coding, (parts.before, b"", b""), round(len(member) * share)))
+    assert len(encodings) <= most
+
+
+@pytest.mark.parametrize(
+    "change", [ImageFilter.MedianFilter(3), ImageFilter.GaussianBlur(2)], ids=["denoised", "blurred"]
+)
+def test_a_change_of_all_detail_is_seen_on_windows(change: ImageFilter.Filter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object) -> object:
+        raise AssertionError("nothing is to be encoded whole")
+
+    random = np.random.default_rng(3)
+    grain = Image.fromarray(np.clip(random.normal(128, 3, (1000, 1500, 1)).repeat(3, axis=2), 0, 255).astype(np.uint8))
+    changed = grain.filter(change)
+    monkeypatch.setattr(jpeg_coding, "fitted", never)
+    found = misfit(encoded(changed, quality=92), encoded(grain, quality=92))
+    assert found.limit == outcome.LIMIT_DETAIL
+    assert found.at_a_glance
+
+
 def test_profile_dropped_or_kept() -> None:
     tagged = encoded(PIXELS, quality=95, icc_profile=SRGB)
     fitted(encoded(resized(PIXELS, 0.5), quality=85), tagged)
