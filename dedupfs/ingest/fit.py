@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from dedupfs.errors import OversizeError, UndecodableError, UnfitPictureError
+from dedupfs.errors import MemoryShortError, OversizeError, UndecodableError, UnfitPictureError
 from dedupfs.ingest import drafts, footprint, members, palette, sections
 from dedupfs.ingest.decode import INVERSE_ORIENTATION, Picture, composed, decode, give_back, header
 from dedupfs.ingest.glance import HOPELESS_TILES, Preview, Seen, glance, tiles_excess, tiles_of
@@ -128,6 +128,8 @@ def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool =
         picture = decode(member) if seen.picture_format is PictureFormat.JPEG else seen
         bases = None if replay is None else replay.bases
         return _Search(member, picture, opened, own, source, policy, exact_only, bases).run()
+    except MemoryShortError:
+        raise
     except (UnfitPictureError, UndecodableError) as exc:
         return Misfit(REASON_DECODE, None, note=str(exc))
 

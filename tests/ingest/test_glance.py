@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFilter
 
-from dedupfs.ingest import drafts, jobs, members, outcome
+from dedupfs.errors import MemoryShortError
+from dedupfs.ingest import drafts, footprint, jobs, members, outcome
 from dedupfs.ingest import fit as search
 from dedupfs.ingest.decode import decode
 from dedupfs.ingest.drafts import DRAFT_PX, Drafts
@@ -110,6 +111,19 @@ def test_tiles_of_a_scaled_picture_speak_for_both_where_they_are_of_the_smaller_
     found = jobs.fit(edit, ORIGINAL, Policy.VERIFIED)
     assert isinstance(found, Misfit)
     assert (found.limit, found.both_ways) == (outcome.LIMIT_TILES, True)
+
+
+@pytest.mark.parametrize("picture_format", ["JPEG", "PNG"])
+def test_a_comparison_says_what_it_will_take_once_drafts_do_not_tell(picture_format: str) -> None:
+    """What is enough for drafts is not enough for whole pictures, and that is no reason to keep them apart."""
+    options = {"quality": 60, "subsampling": 0} if picture_format == "JPEG" else {}
+    softer = PIXELS.filter(ImageFilter.GaussianBlur(0.5))
+    copy = encoded(softer, picture_format, **options)
+    with footprint.allowed(footprint.of_replay(copy, ORIGINAL)), pytest.raises(MemoryShortError) as short:
+        jobs.fit(copy, ORIGINAL, Policy.VERIFIED)
+    assert short.value.needed_bytes == footprint.of_search(copy, ORIGINAL)
+    with footprint.allowed(footprint.of_replay(EDITS["brighter"], ORIGINAL)):
+        assert isinstance(jobs.fit(EDITS["brighter"], ORIGINAL, Policy.VERIFIED), Misfit)
 
 
 def test_drafts_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
