@@ -123,4 +123,5 @@ def test_no_pickle_in_a_message() -> None:
     length, count = struct.unpack_from(">II", message)
     assert count == 0
     fields = {"reason": "pixels", "differences": None, "limit": "", "excess": 0.0, "missing_bytes": 0, "note": ""}
+    fields["both_ways"] = False
     assert json.loads(message[8 : 8 + length]) == {"type": "Misfit", "fields": fields}
