@@ -16,9 +16,11 @@ SOI = b"\xff\xd8"
 EOI = b"\xff\xd9"
 
 _SOF_ANY = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_SOF_FIT = frozenset({0xC0, 0xC1, 0xC2})
-_DHT, _SOS, _DQT, _DRI = 0xC4, 0xDA, 0xDB, 0xDD
-_CODED = _SOF_ANY | {_DHT, _SOS, _DQT, _DRI, 0xCC, 0xDC, 0xDE, 0xDF}
+_SOF_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_SOF_ARITHMETIC = frozenset({0xC9, 0xCA})
+_SOF_FIT = _SOF_SEQUENTIAL | _SOF_ARITHMETIC | {0xC2}
+_DHT, _DAC, _SOS, _DQT, _DRI = 0xC4, 0xCC, 0xDA, 0xDB, 0xDD
+_CODED = _SOF_ANY | {_DHT, _DAC, _SOS, _DQT, _DRI, 0xDC, 0xDE, 0xDF}
 _METADATA = frozenset(range(0xE0, 0xF0)) | {0xFE}
 _PARAMETERLESS = frozenset({0x01, *range(0xD0, 0xD8)})
 
@@ -66,7 +68,8 @@ class JpegFrame:
     """Encoder parameters of a picture.
 
     `tables` has one quantization table a component, 64 steps each, row-major; `sampling` the (horizontal, vertical)
-    factors of each; `restart_blocks` is 0 without restart markers.
+    factors of each; `restart_blocks` is 0 without restart markers. `progressive` also says arithmetic, of either sort:
+    nothing here writes that, and of what is written scans come closest to its size.
     """
 
     width_px: int
@@ -174,7 +177,7 @@ def split(data: bytes) -> JpegParts:
 
     Raises:
         UndecodableError: not a whole JPEG.
-        UnfitPictureError: arithmetic, lossless, hierarchical, 12-bit or with other than one or three components.
+        UnfitPictureError: lossless, hierarchical, 12-bit or with other than one or three components.
     """
     segments, end = walk(data)
     first = next((at for at, segment in enumerate(segments) if segment.marker in _CODED), None)
@@ -272,10 +275,10 @@ def _frame(data: bytes, segments: list[Segment]) -> JpegFrame:
             own_huffman = own_huffman or not _has_standard_huffman(body)
         elif segment.marker in _SOF_ANY:
             if frame is not None or segment.marker not in _SOF_FIT:
-                raise UnfitPictureError("a JPEG process other than baseline or progressive Huffman")
+                raise UnfitPictureError("a JPEG process other than sequential or progressive DCT")
             frame = (segment.marker, body)
-        else:
-            raise UnfitPictureError("a JPEG with arithmetic coding or a line count of its own")
+        elif segment.marker != _DAC:
+            raise UnfitPictureError("a JPEG with a line count of its own")
     if frame is None:
         raise UndecodableError("JPEG without a frame header")
     return _frame_of(frame[0], frame[1], tables, restart_blocks, own_huffman)
@@ -298,7 +301,8 @@ def _frame_of(
     if not width_px or not height_px or not all(h and v for h, v in sampling) or not all(map(all, used)):
         raise UndecodableError("JPEG frame header holds a zero")
     ids = tuple(row[0] for row in rows)
-    return JpegFrame(width_px, height_px, marker == 0xC2, used, sampling, ids, restart_blocks, own_huffman)
+    progressive = marker not in _SOF_SEQUENTIAL
+    return JpegFrame(width_px, height_px, progressive, used, sampling, ids, restart_blocks, own_huffman)
 
 
 def _body(data: bytes, segment: Segment) -> bytes:

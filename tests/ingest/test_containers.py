@@ -138,7 +138,7 @@ def test_animations_and_other_processes_are_unfit() -> None:
     data = PLAIN[PictureFormat.JPEG]
     start = next(segment.start for segment in jpeg.walk(data)[0] if segment.marker == 0xC0)
     with pytest.raises(UnfitPictureError):
-        jpeg.split(data[: start + 1] + b"\xc9" + data[start + 2 :])
+        jpeg.split(data[: start + 1] + b"\xc3" + data[start + 2 :])
     with pytest.raises(UnfitPictureError):
         jpeg.split(encoded(PICTURE.convert("CMYK")))
 
