@@ -57,6 +57,13 @@ def test_a_smaller_copy() -> None:
     assert found.differences.fine_luma < 8
 
 
+def test_both_speeds_are_tried_with_the_tuning_of_the_member() -> None:
+    target = avif_coding.target_of(PLAIN)
+    tried = [AvifCoding.from_bytes(coding) for coding, _ in avif_coding.fitted(PIXELS, decode(PLAIN).image, target)]
+    assert {each.speed for each in tried} == {6, 8}
+    assert not any(each.plain for each in tried)
+
+
 def with_matrix(data: bytes, matrix: int) -> bytes:
     """Return a file whose colours are said to be of another matrix, in its container and its sequence header."""
     parts = avif.split(data)
