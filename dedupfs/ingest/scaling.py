@@ -53,6 +53,7 @@ class Kernel(enum.IntEnum):
     PLANES_AREA = 38
     PLANES_LANCZOS3 = 39
     SAMPLED_LANCZOS3 = 40
+    PLANES_LINEAR_SWSCALE = 41
 
 
 _PILLOW = {
@@ -89,6 +90,7 @@ PLANES = {
     Kernel.PLANES_TRIANGLE: Kernel.FLOAT_TRIANGLE,
     Kernel.PLANES_AREA: Kernel.FLOAT_AREA,
     Kernel.PLANES_LANCZOS3: Kernel.FLOAT_LANCZOS3,
+    Kernel.PLANES_LINEAR_SWSCALE: Kernel.POINT_LINEAR_SWSCALE,
 }
 """What ffmpeg does to a JPEG: luma and chroma are scaled each by itself, in the samples that are coded."""
 

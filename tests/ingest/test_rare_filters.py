@@ -187,6 +187,17 @@ def test_copies_whose_chroma_was_scaled_by_itself_are_found(size_px: tuple[int, 
     assert len(jobs.render(base, found.recipe, found.own, len(member))) == len(member)
 
 
+@pytest.mark.parametrize("size_px", [(322, 238), (215, 159)])
+def test_copies_by_fast_bilinear_of_a_jpeg_are_found(size_px: tuple[int, int]) -> None:
+    base = encoded(colourful(1), quality=92)
+    kernel = Kernel.PLANES_LINEAR_SWSCALE
+    pixels = scaled(Bases(base, Treatment())(Scaling(kernel)), Scaling(kernel), size_px)
+    member = as_ffmpeg_rounds(pixels, 90)
+    found = jobs.fit(member, base, Policy.VERIFIED)
+    assert isinstance(found, Fit), found
+    assert Recipe.from_bytes(found.recipe).scaling.kernel is kernel
+
+
 def test_edits_are_no_copies_whose_chroma_was_scaled_by_itself() -> None:
     base = encoded(colourful(1), quality=92)
     less = ImageEnhance.Color(colourful(1)).enhance(0.8)
