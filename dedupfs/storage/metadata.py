@@ -148,13 +148,16 @@ class Metadata:
     def mend_numbers(self) -> None:
         """Pass over all numbers that can have been used where the next free one of inodes or clusters is not known."""
         for name, table in ((b"next_inode", records.INODES), (b"next_cluster", records.CLUSTERS)):
-            used = [int.from_bytes(key, "big") for key in self._store.keys(table) if len(key) == 8]
             try:
-                stored = self._store.get(records.VOLUME, name)
-                if stored is not None or not used:
+                if self._store.get(records.VOLUME, name) is not None:
                     continue
+                is_damaged = False
             except IntegrityError:
-                pass
+                is_damaged = True
+            # Only now, for there may be millions of them.
+            used = [int.from_bytes(key, "big") for key in self._store.keys(table) if len(key) == 8]
+            if not used and not is_damaged:
+                continue
             free = max(used, default=0) + NUMBER_GAP
             log.error("the record %s of the volume is damaged; numbers go on at %d", name.decode(), free)
             with self._store.transaction() as transaction:

@@ -275,6 +275,16 @@ def test_a_file_whose_inode_is_damaged_can_be_replaced_and_removed(
     core.filesystem.close()
 
 
+def test_mounting_does_not_list_what_a_volume_holds(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take longer with each file; only where the next free number is lost must all be known."""
+    core.put(b"photo", sketch(7))
+    core.filesystem.settle()
+    listed: list[Table] = []
+    monkeypatch.setattr(core.volume.store, "keys", listed.append)
+    core.volume.metadata.mend_numbers()
+    assert listed == []
+
+
 @pytest.mark.parametrize("name", [b"next_inode", b"next_cluster", b"counters"], ids=bytes.decode)
 @pytest.mark.parametrize("change", [flipped, gone])
 def test_a_damaged_record_of_the_volume_hinders_nobody(
