@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import logging.handlers
 import sys
@@ -11,13 +12,14 @@ from pathlib import Path
 
 from dedupfs.cli import passphrase
 from dedupfs.cli.exitcodes import DONE, IN_USE, exit_code_of
-from dedupfs.cli.mount_options import minutes, parse
+from dedupfs.cli.mount_options import MountOptions, minutes, parse
 from dedupfs.cli.mounts import refuse_mounted, whereabouts_of
 from dedupfs.cli.names import visible
 from dedupfs.cli.service_manager import tell_service_manager
-from dedupfs.errors import UsageError
+from dedupfs.errors import UsageError, WorkerStartError
 from dedupfs.filesystem.memory import DEFAULT_BYTES, shares_of
-from dedupfs.storage.volume import unlock
+from dedupfs.ingest.forkserver import ForkServer
+from dedupfs.mount.detaching import check_mountpoint, detach
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,24 +59,58 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Mount, in a process of its own unless in the foreground."""
-    try:
-        # libfuse is loaded by importing its binding, and may not be installed.
-        from dedupfs.mount import daemon
-    except OSError as exc:
-        raise UsageError("libfuse 2 is missing; on Debian: apt-get install fuse libfuse2") from exc
     directory, mountpoint = options.volume.absolute(), options.mountpoint.absolute()
     refuse_mounted(mountpoint)
-    daemon.check_mountpoint(mountpoint)
+    check_mountpoint(mountpoint)
     given = parse(options.options)
-    read_only = options.read_only or given.read_only
     if options.passphrase_file is None and options.passphrase_command is None:
         options.passphrase_file, options.passphrase_command = given.passphrase_file, given.passphrase_command
     log_file = options.log_file or given.log_file
-    log_file = log_file.absolute() if log_file is not None else None
-    volume_key = unlock(directory, passphrase.read(options))
+    options.log_file = log_file.absolute() if log_file is not None else None
+    secret = passphrase.read(options)
 
     def serve(ready: Callable[[], None]) -> None:
-        _log_to(log_file, foreground=options.foreground, verbose=options.verbose)
+        _log_to(options.log_file, foreground=options.foreground, verbose=options.verbose)
+        _serve(directory, mountpoint, secret, options, given, ready)
+
+    if options.foreground:
+        serve(tell_service_manager)
+        return DONE
+    code, message = detach(serve, exit_code_of)
+    if code:
+        where = whereabouts_of(directory) if code == IN_USE else ""
+        text = (message or "the mount ended before it was ready") + where
+        print(f"dedupfs: {visible(text)}", file=sys.stderr)
+    return code
+
+
+def _serve(
+    directory: Path,
+    mountpoint: Path,
+    secret: bytes,
+    options: argparse.Namespace,
+    given: MountOptions,
+    ready: Callable[[], None],
+) -> None:
+    """Unlock the volume and serve it.
+
+    The libraries of the workers take about as long to load as all that comes before the first picture, so another
+    process begins with that at once. Whether pictures are compared at all is known when the volume is open.
+    """
+    read_only = options.read_only or given.read_only
+    server = ForkServer()
+    try:
+        if not read_only:
+            with contextlib.suppress(WorkerStartError):  # The first job will say so.
+                server.start()
+        from dedupfs.storage.volume import unlock
+
+        volume_key = unlock(directory, secret)
+        try:
+            # libfuse is loaded by importing its binding, and may not be installed.
+            from dedupfs.mount import daemon
+        except OSError as exc:
+            raise UsageError("libfuse 2 is missing; on Debian: apt-get install fuse libfuse2") from exc
         daemon.serve(
             directory,
             volume_key,
@@ -84,17 +120,10 @@ def run(options: argparse.Namespace) -> int:
             ready=ready,
             memory=shares_of(DEFAULT_BYTES if given.memory_bytes is None else given.memory_bytes),
             idle_seconds=options.idle_timeout or given.idle_seconds,
+            server=server,
         )
-
-    if options.foreground:
-        serve(tell_service_manager)
-        return DONE
-    code, message = daemon.detach(serve, exit_code_of)
-    if code:
-        where = whereabouts_of(directory) if code == IN_USE else ""
-        text = (message or "the mount ended before it was ready") + where
-        print(f"dedupfs: {visible(text)}", file=sys.stderr)
-    return code
+    finally:
+        server.close()
 
 
 def _log_to(log_file: Path | None, *, foreground: bool, verbose: bool) -> None:

@@ -35,6 +35,7 @@ class WorkerPool:
         *,
         job_seconds: float = JOB_SECONDS,
         beside: WorkerPool | None = None,
+        server: ForkServer | None = None,
         memory: Gate | None = None,
         is_for_readers: bool = False,
     ) -> None:
@@ -42,13 +43,14 @@ class WorkerPool:
 
         Args:
             beside: a pool that is closed later, to share its fork server.
+            server: a fork server of its own, which it closes; it makes one where neither is given.
             memory: what jobs of this pool share with those of others; without one they take what they need.
             is_for_readers: its jobs go before all others, and are never turned down for the memory they take.
         """
         self._memory = memory
         self._is_for_readers = is_for_readers
         self._job_seconds = job_seconds
-        self.server: ForkServer = ForkServer() if beside is None else beside.server
+        self.server: ForkServer = (server or ForkServer()) if beside is None else beside.server
         self._owns_server = beside is None
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._closed = False

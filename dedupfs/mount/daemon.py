@@ -1,8 +1,8 @@
-"""The life of a mount: detaching, options, readiness and the end.
+"""The life of a mount: opening the volume, options, readiness and the end.
 
-The order matters. The process detaches first, then opens the volume and starts threads (neither survives a fork), then
-runs a session with the kernel. The parent waits until the kernel has had its first answer and reports how that went.
-When the session ends, because somebody unmounted or sent SIGTERM, everything is settled and the volume closed.
+The order matters. The process has detached before (see `detaching`); it opens the volume and starts threads, neither of
+which survives a fork, and then runs a session with the kernel. When that ends, because somebody unmounted or sent
+SIGTERM, everything is settled and the volume closed.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dedupfs.errors import DedupfsError, UsageError
 from dedupfs.filesystem.memory import Shares
 from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.filesystem.process import prepare_process
+from dedupfs.ingest.forkserver import ForkServer
 from dedupfs.mount import ending
 from dedupfs.mount.frequent import Frequent
 from dedupfs.mount.greeting import MAX_TRANSFER_BYTES
@@ -28,8 +27,6 @@ from dedupfs.mount.session import Session
 from dedupfs.storage.volume import keep_writers_out, open_volume
 
 log = logging.getLogger(__name__)
-
-_READY = b"ready"
 
 
 def serve(
@@ -42,6 +39,7 @@ def serve(
     ready: Callable[[], None],
     memory: Shares,
     idle_seconds: float | None = None,
+    server: ForkServer | None = None,
 ) -> None:
     """Open the volume, serve it until it is unmounted, and close it.
 
@@ -49,6 +47,7 @@ def serve(
         ready: called when the kernel has had its first answer.
         memory: how much of it the mount and its workers may take.
         idle_seconds: how long nobody may have used it before it unmounts itself; None for ever.
+        server: where workers come from, if that has been started; it is closed in the end.
     Raises:
         StoreLockedError: somebody else writes to the volume.
         StoreError, IntegrityError: it cannot be opened, or its last changes could not be written.
@@ -60,7 +59,7 @@ def serve(
     volume = open_volume(directory, volume_key, read_only=read_only, sizes=memory.store)
     # A damaged one is served for reading whatever was asked.
     read_only = volume.store.read_only
-    filesystem = open_filesystem(volume, memory=memory)
+    filesystem = open_filesystem(volume, memory=memory, server=server)
     if not read_only:
         ending.note_begin(directory)
     operations = Operations(filesystem, os.fsencode(directory.resolve()), ready)
@@ -94,71 +93,6 @@ def serve(
             os.close(lock)
         if not read_only:
             ending.note_good_end(directory)
-
-
-def detach(run: Callable[[Callable[[], None]], None], exit_code_of: Callable[[DedupfsError], int]) -> tuple[int, str]:
-    """Run a function in a process of its own and return once it is ready, or has failed.
-
-    The function gets a callback to be called when it is ready; what it raises before that becomes the message.
-    Returns the exit code and the message: 0 and nothing when it is ready.
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _run_detached(run, exit_code_of, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    if said == _READY:
-        return 0, ""
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) or 1, said.decode(errors="replace")
-
-
-def check_mountpoint(mountpoint: Path) -> None:
-    """Raise UsageError unless something can be mounted there without hiding anything."""
-    try:
-        if not mountpoint.is_dir():
-            raise UsageError(f"{mountpoint} is not a directory")
-        if any(mountpoint.iterdir()):
-            raise UsageError(f"{mountpoint} is not empty; mounting there would hide what it holds")
-    except OSError as exc:
-        raise UsageError(f"cannot mount at {mountpoint}: {exc.strerror}") from exc
-
-
-def _run_detached(
-    run: Callable[[Callable[[], None]], None], exit_code_of: Callable[[DedupfsError], int], writing: int
-) -> None:
-    """The child's side of `detach`; never returns."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-
-    def say(text: bytes) -> None:
-        nonlocal writing
-        if writing >= 0:
-            os.write(writing, text)
-            os.close(writing)
-            writing = -1
-
-    code = 1
-    try:
-        run(lambda: say(_READY))
-        code = 0
-    except DedupfsError as exc:
-        code = exit_code_of(exc)
-        log.error("%s", exc)
-        say(str(exc).encode())
-    except BaseException as exc:
-        log.exception("the mount ended in a way nobody foresaw")
-        say(f"unforeseen: {type(exc).__name__}: {exc}".encode())
-    finally:
-        logging.shutdown()
-        sys.stdout = sys.stderr = None
-        os._exit(code)
 
 
 def _mount_options(read_only: bool, options: Mapping[str, str | bool]) -> dict[str, str | bool]:

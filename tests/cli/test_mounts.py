@@ -14,11 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dedupfs.cli import mounts, users
+from dedupfs.cli.exitcodes import WRONG_PASSPHRASE
 from dedupfs.cli.names import printable
+from dedupfs.errors import WrongKeyError
 from tests.mounting import (
     MountedVolume,
     command_line,
@@ -162,6 +165,53 @@ def test_everybody_who_uses_a_mount_is_named(live: MountedVolume) -> None:
         for process in processes:
             process.communicate(b"\n")
     assert users.users_of(live.path) == []
+
+
+def test_workers_are_started_before_the_volume_is_unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both take about as long; where the passphrase is wrong they end again."""
+    started: list[int] = []
+
+    def popen(*arguments: Any, **keywords: Any) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = start(*arguments, **keywords)
+        started.append(process.pid)
+        return process
+
+    def unlock(directory: Path, passphrase: bytes) -> bytes:
+        assert len(started) == 1
+        assert is_running(started[0])
+        raise WrongKeyError("wrong passphrase")
+
+    start = subprocess.Popen
+    monkeypatch.setattr("dedupfs.ingest.forkserver.subprocess.Popen", popen)
+    monkeypatch.setattr("dedupfs.storage.volume.unlock", unlock)
+    monkeypatch.setattr("dedupfs.cli.mount._log_to", lambda *arguments, **keywords: None)
+    (tmp_path / "mount").mkdir()
+    volume = make_volume(tmp_path / "volume")
+    code, _, _ = in_process("mount", volume, tmp_path / "mount", "--foreground")
+    assert code == WRONG_PASSPHRASE
+    assert not is_running(started[0])
+
+
+def test_whoever_interrupts_a_mount_ends_it(tmp_path: Path) -> None:
+    program = f"""
+import os, time
+from dedupfs.mount.detaching import detach
+def serve(ready):
+    open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()) + "\\n")
+    time.sleep(600)
+detach(serve, lambda exc: 1)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60)
+    pid = int((tmp_path / "pid").read_text())
+    while is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

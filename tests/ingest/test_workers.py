@@ -21,11 +21,14 @@ from typing import Any
 import pytest
 
 from dedupfs.errors import MemoryShortError, UndecodableError, UnfitPictureError, WorkerError, WorkerStartError
+from dedupfs.filesystem.opening import open_filesystem
 from dedupfs.ingest.facts import PictureFacts
+from dedupfs.ingest.forkserver import ForkServer
 from dedupfs.ingest.gate import Gate
 from dedupfs.ingest.workers import WorkerPool
-from dedupfs.model import PictureFormat
+from dedupfs.model import PictureFormat, Policy
 from tests.ingest.drawing import encoded, photo
+from tests.volumes import make_volume, opened_volume
 
 BAD_JOBS = """
 import os, signal, sys, time
@@ -199,6 +202,21 @@ def test_a_fork_server_that_died_costs_nothing(pool: WorkerPool) -> None:
     while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
         time.sleep(0.01)
     assert pool.call("pid") != pid
+
+
+@pytest.mark.parametrize("policy", [Policy.VERIFIED, Policy.OFF])
+def test_a_fork_server_that_was_started_before_is_used_or_ends(tmp_path: Path, policy: Policy) -> None:
+    server = ForkServer()
+    server.start()
+    assert server._process is not None
+    pid = server._process.pid
+    filesystem = open_filesystem(opened_volume(make_volume(tmp_path / "volume", policy)), server=server)
+    try:
+        assert Path(f"/proc/{pid}").exists() == (policy is Policy.VERIFIED)
+        assert filesystem._pipeline._pool.server is server
+    finally:
+        filesystem.close()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_pools_share_a_fork_server(pool: WorkerPool) -> None:
