@@ -53,6 +53,10 @@ STEP_BYTES = 16 << 20
 """A large file that is no picture is stored whenever so much of it has been written."""
 SPOOL_BUDGET_BYTES = 192 << 20
 """Written bytes that wait in memory, over all files, before the oldest are stored undecided."""
+_DECISION_PAUSE_SECONDS = 0.1
+_MOST_PAUSE_SECONDS = 1.0
+"""How long a write waits for room in the spools, between two decisions and in all. Where pictures are like no others
+one is decided about every 15 to 30 ms; where each is compared with some it takes longer, and what waits is stored."""
 UNSAVED_MAX_SECONDS = 30.0
 """Nothing that was written stays in memory alone for longer; the kernel's own default for dirty pages."""
 _TEND_SECONDS = 5.0
@@ -156,7 +160,7 @@ class Files:
             raise BadHandleError("not open for writing")
         self._check_size(offset + len(data))
         self.room.check(len(data), self._spooled_bytes)
-        if self._spooled_bytes > self._budget_bytes:
+        if self._spooled_bytes > self._budget_bytes and not self._relieved_by_decisions():
             self._relieve()
         file = opened.file
         with file.lock:
@@ -601,6 +605,22 @@ class Files:
             with self._store.lock:
                 if not file.handles and not file.unsaved:
                     self._forget(file)
+
+    def _relieved_by_decisions(self) -> bool:
+        """Wait while decisions bring the spools within their budget quickly, and return whether they have.
+
+        Without the lock of any file. Whoever writes faster than pictures are decided about is held back for a moment:
+        to store one undecided, read it back and store the decision takes longer than both.
+        """
+        with self._store.lock:
+            waiting = [file.spool for file in self._files.values() if file.queued and file.spool is not None]
+        if self._spooled_bytes - sum(spool.memory_bytes for spool in waiting) > self._budget_bytes:
+            return False
+        return self._pipeline.wait_until(
+            lambda: self._spooled_bytes <= self._budget_bytes,
+            pause_seconds=_DECISION_PAUSE_SECONDS,
+            seconds=_MOST_PAUSE_SECONDS,
+        )
 
     def _relieve(self) -> None:
         """Store the files that have waited longest until the spools are within their budget.

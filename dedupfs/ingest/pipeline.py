@@ -15,6 +15,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -93,6 +94,7 @@ class Pipeline:
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
         self._condition = threading.Condition()
         self._waiting = 0
+        self._decided_at = float("-inf")
         self._failures: Counter[ContentId] = Counter()
         self._put_off: set[ContentId] = set()
         """Pictures whose decision could not be stored; like the above guarded by `_condition`."""
@@ -123,7 +125,10 @@ class Pipeline:
 
     def cuts(self, data: bytes, policy: Policy) -> Sequence[int]:
         """Return where chunks of a picture are cut, so that its content is one of pictures under this policy."""
-        return contents_apart(image_cuts(data), policy, self._volume.first_policy)
+        return self._apart(image_cuts(data), policy)
+
+    def _apart(self, image: Sequence[int], policy: Policy) -> Sequence[int]:
+        return contents_apart(image, policy, self._volume.first_policy)
 
     @property
     def settlement(self) -> Settlement:
@@ -166,6 +171,20 @@ class Pipeline:
         with self._condition:
             self._condition.wait_for(lambda: self._waiting < limit)
 
+    def wait_until(self, satisfied: Callable[[], bool], *, pause_seconds: float, seconds: float) -> bool:
+        """Wait for what decisions bring about, and return whether it has come true.
+
+        Gives up after `seconds`, and when no decision has ended for `pause_seconds`. `satisfied` takes no locks.
+        """
+        end = time.monotonic() + seconds
+        with self._condition:
+            while not satisfied():
+                left = min(self._decided_at + pause_seconds, end) - time.monotonic()
+                if left <= 0:
+                    return False
+                self._condition.wait(left)
+        return True
+
     def wait_idle(self) -> None:
         """Return when no decision is queued or under way."""
         with self._condition:
@@ -199,6 +218,7 @@ class Pipeline:
             finally:
                 with self._condition:
                     self._waiting -= 1
+                    self._decided_at = time.monotonic()
                     self._condition.notify_all()
 
     def _decide(self, subject: Subject) -> None:
@@ -206,9 +226,11 @@ class Pipeline:
         if data is None:
             return
         policy = subject.policy(data)
-        cuts = self.cuts(data, policy)
+        # To find the end of a JPEG's coded image takes half a millisecond.
+        image = image_cuts(data)
+        cuts = self._apart(image, policy)
         layout = self._contents.describe(data, cuts)
-        newcomer = Newcomer(subject, data, cuts, layout, self._contents.identify(layout), policy, image_cuts(data))
+        newcomer = Newcomer(subject, data, cuts, layout, self._contents.identify(layout), policy, image)
         if policy is Policy.OFF:
             self._settlement.plain(newcomer)
             return

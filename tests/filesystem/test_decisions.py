@@ -13,6 +13,7 @@ import pytest
 from crashtest_core import InlinePool
 
 from dedupfs.errors import IntegrityError
+from dedupfs.filesystem import files
 from dedupfs.filesystem.handles import OpenFile
 from dedupfs.filesystem.subject import FileSubject
 from dedupfs.ingest.settlement import Newcomer
@@ -122,6 +123,49 @@ def test_a_picture_saved_by_the_memory_budget_is_decided_about_too(volume_direct
         assert core.problems() == []
         assert core.counter("undecided") == 0
         assert core.counter("pictures") == 4
+    finally:
+        core.filesystem.close()
+
+
+def test_a_write_waits_for_a_decision_instead_of_storing_what_waits_undecided(
+    volume_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_DECISION_PAUSE_SECONDS", 20.0)
+    monkeypatch.setattr(files, "_MOST_PAUSE_SECONDS", 20.0)
+    pool = SketchPool()
+    core = Core(volume_directory, pool, budget_bytes=5000)
+    try:
+        core.put(b"first", sketch(10))
+        core.filesystem.settle()
+        # A decision has ended, so another one is to be expected.
+        saved: list[object] = []
+        monkeypatch.setattr(core.files, "_save", saved.append)
+        with pool.held():
+            core.put(b"second", sketch(11))
+            writer = threading.Thread(target=core.put, args=(b"third", sketch(12)))
+            writer.start()
+            assert pool.asked.wait(20)
+        writer.join()
+        core.pipeline.wait_idle()
+        assert saved == []
+        assert core.counter("pictures") == 3
+        assert core.problems() == []
+    finally:
+        core.filesystem.close()
+
+
+def test_a_write_waits_for_no_decision_that_takes_long(volume_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_DECISION_PAUSE_SECONDS", 0.0)
+    pool = SketchPool()
+    core = Core(volume_directory, pool, budget_bytes=5000)
+    try:
+        with pool.held():
+            core.put(b"first", sketch(10))
+            core.put(b"second", sketch(11))
+            assert core.counter("undecided") == 1
+        core.filesystem.settle()
+        assert core.counter("undecided") == 0
+        assert core.counter("pictures") == 2
     finally:
         core.filesystem.close()
 
