@@ -10,7 +10,6 @@ from dedupfs.cli import passphrase
 from dedupfs.cli.exitcodes import DONE
 from dedupfs.cli.live import live_figures
 from dedupfs.cli.opened import opened
-from dedupfs.filesystem.statistics import statistics
 
 _GAUGE, _COUNTER = "gauge", "counter"
 _METRICS = (
@@ -63,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     figures = live_figures(place)
     is_up = figures is not None
     if figures is None:
+        from dedupfs.filesystem.statistics import statistics
+
         with opened(options) as found:
             figures = statistics(found.volume)
     print(as_text({**figures, "mounted": int(is_up)}, place), end="")

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dedupfs.cli import passphrase
 from dedupfs.cli.mounts import volume_of
-from dedupfs.storage.volume import Volume, open_volume, unlock
+
+if TYPE_CHECKING:
+    from dedupfs.storage.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ def opened(
 
     `first` is called with the directory and the volume key.
     """
+    # Some commands can do without a volume: a live mount tells them what they want.
+    from dedupfs.storage.volume import open_volume, unlock
+
     directory, mountpoint = volume_of(options.volume)
     volume_key = unlock(directory, passphrase.read(options))
     first(directory, volume_key)

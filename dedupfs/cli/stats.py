@@ -17,8 +17,6 @@ from dedupfs.cli.names import visible
 from dedupfs.cli.opened import add_arguments
 from dedupfs.cli.watch import live_text, watch
 from dedupfs.errors import StoreError
-from dedupfs.filesystem.statistics import statistics
-from dedupfs.storage.volume import open_volume, unlock
 
 _WATCH_SECONDS = 2.0
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -70,6 +68,9 @@ def _eye(options: argparse.Namespace) -> Callable[[], dict[str, Any]]:
             return figures
 
         return ask
+    from dedupfs.filesystem.statistics import statistics
+    from dedupfs.storage.volume import open_volume, unlock
+
     volume_key = unlock(place, passphrase.read(options))
 
     def look() -> dict[str, Any]:

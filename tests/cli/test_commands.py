@@ -365,3 +365,11 @@ def test_a_slot_made_by_init_is_expensive_to_guess() -> None:
     """The tests make theirs cheap; a user's must not be."""
     cost = keys.ScryptCost()
     assert cost.n * cost.r * cost.p >= 2**17 * 8
+
+
+@pytest.mark.parametrize("command", ["metrics", "mount", "stats", "umount"])
+def test_commands_begin_without_what_opens_a_volume(command: str) -> None:
+    """To load it takes several times as long as all that they do themselves: a mount answers, or a child opens it."""
+    program = f"import sys, dedupfs.cli.{command}; print(*{{'cryptography', 'lmdb', 'numpy'}} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
