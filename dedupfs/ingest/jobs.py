@@ -8,8 +8,8 @@ MemoryShortError where that is more than it is allowed. No state: any process, a
 from __future__ import annotations
 
 from dedupfs.errors import IntegrityError, UnfitPictureError
+from dedupfs.ingest import ancestry, footprint, members, palette, rendition, thumbnail
 from dedupfs.ingest import fit as search
-from dedupfs.ingest import footprint, members, palette, rendition, thumbnail
 from dedupfs.ingest.decode import Picture, decode, upright
 from dedupfs.ingest.facts import PictureFacts, better, coarseness_of
 from dedupfs.ingest.fingerprint import draft_side_px, fingerprint
@@ -47,6 +47,12 @@ def fit(member: bytes, representative: bytes, policy: Policy, exact_only: bool =
     """Find a rendition of `member` from `representative`; see `dedupfs.ingest.fit`."""
     footprint.demand(footprint.of_replay(member, representative))
     return search.fit(member, representative, policy, exact_only)
+
+
+def is_made_from(picture: bytes, source: bytes) -> bool:
+    """Tell whether a picture was made from a source; see `dedupfs.ingest.ancestry`."""
+    footprint.demand(footprint.of_ancestry(picture, source))
+    return ancestry.is_made_from(picture, source)
 
 
 def look(data: bytes) -> bytes:

@@ -33,6 +33,7 @@ _OOM_SCORE = 500
 _JOBS = {
     "inspect": jobs.inspect,
     "fit": jobs.fit,
+    "is_made_from": jobs.is_made_from,
     "look": jobs.look,
     "render": jobs.render,
     "thumbnail": jobs.draw_thumbnail,
