@@ -15,7 +15,6 @@ from dataclasses import replace
 from dedupfs.errors import (
     DedupfsError,
     IngestError,
-    IntegrityError,
     InUseError,
     NoAttributeError,
     NotPermittedError,
@@ -68,7 +67,7 @@ class Undo:
         kept = self._volume.kept.find(content_id)
         if kept is None:
             raise NoAttributeError("the original is not kept any more, or never was")
-        prepared = self._prepared(content_id, self._volume.kept.read(kept))
+        prepared = self._pipeline.prepared_as(content_id, self._volume.kept.read(kept))
         with self._store.transaction() as transaction:
             self._check_still(number, content_id, content)
             self._become_exact(transaction, content_id, prepared, kept)
@@ -93,7 +92,7 @@ class Undo:
         data = self._renderer.render(content) if kept is None else self._volume.kept.read(kept)
         policy = self._files.policies.of_file(number)
         if kept is not None or content.bit_exact:
-            prepared, own_id = self._prepared(content_id, data), content_id
+            prepared, own_id = self._pipeline.prepared_as(content_id, data), content_id
         else:
             prepared = self._contents.prepare(data, self._pipeline.cuts(data, policy))
             own_id = self._contents.identify(prepared.layout)
@@ -157,13 +156,6 @@ class Undo:
         self._check_saved(number)
         if self._metadata.inode(number).content != content_id or self._contents.get(content_id) != content:
             raise InUseError("the file has been changed meanwhile")
-
-    def _prepared(self, content_id: ContentId, data: bytes) -> PreparedLayout:
-        policy = self._pipeline.policy_of_content(content_id, data)
-        prepared = self._contents.prepare(data, self._pipeline.cuts(data, policy))
-        if self._contents.identify(prepared.layout) != content_id:
-            raise IntegrityError("an original is not what was written as the file")
-        return prepared
 
     def _become_exact(
         self, transaction: Transaction, content_id: ContentId, prepared: PreparedLayout, kept: Kept | None

@@ -31,7 +31,7 @@ from dedupfs.errors import (
 )
 from dedupfs.ingest import match
 from dedupfs.ingest.apart import contents_apart
-from dedupfs.ingest.decision import Fitting, Judge, Promotion, promotions
+from dedupfs.ingest.decision import Fitting, Judge, Promotion, closest, promotions
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.gate import Gate
 from dedupfs.ingest.originals import Originals
@@ -41,6 +41,7 @@ from dedupfs.ingest.settlement import Newcomer, Settlement, Subject, is_undecide
 from dedupfs.ingest.sniff import image_cuts, sniff
 from dedupfs.ingest.workers import WorkerPool
 from dedupfs.model import ClusterId, ContentId, Policy
+from dedupfs.storage.contents import PreparedLayout
 from dedupfs.storage.records import Exact, Rendition
 from dedupfs.storage.store import Transaction
 from dedupfs.storage.volume import Volume
@@ -88,7 +89,7 @@ class Pipeline:
         self._clusters = volume.clusters
         self._pool = pool
         self._renderer = renderer
-        self._settlement = Settlement(volume, self.bytes_written)
+        self._settlement = Settlement(volume, self.bytes_written, self.prepared_as)
         self._originals = Originals() if originals is None else originals
         self._memory = Gate(_DECISIONS_BYTES) if decisions is None else decisions
         self._queue: queue.SimpleQueue[Subject | None] = queue.SimpleQueue()
@@ -292,6 +293,14 @@ class Pipeline:
                 return policy
         return self._volume.config.policy
 
+    def prepared_as(self, content: ContentId, data: bytes) -> PreparedLayout:
+        """Seal what was written as a content, to be stored as that again. Raises IntegrityError: it was not that."""
+        policy = self.policy_of_content(content, data)
+        prepared = self._contents.prepare(data, self.cuts(data, policy))
+        if self._contents.identify(prepared.layout) != content:
+            raise IntegrityError("an original is not what was written as the file")
+        return prepared
+
     def _judge(self, policy: Policy) -> Judge:
         # Nobody knows under which policy the pictures of a cluster were written, but where there was only one.
         return Judge(self._pool, policy, self, Policy.VERIFIED if self._volume.is_mixed else policy)
@@ -360,14 +369,14 @@ class Pipeline:
                 break
         if not found:
             return self._settlement.apart(newcomer, whatever_came_meanwhile=False)
-        best = min(found, key=lambda fitting: fitting.difference)
+        best = closest(found)
         if isinstance(best.fits, Fit):
             self._originals.put(newcomer.content, newcomer.data)
             return self._settlement.member(newcomer, best.candidate, best.fits)
         accepted: list[Promotion] = []
         for promotion in promotions(found):
-            together = [member for other in accepted for member in other.fits]
-            if not any(self._volume.pairs.are_parted(member, together) for member in promotion.fits):
+            together = [member for other in accepted for member in other.moved]
+            if not any(self._volume.pairs.are_parted(member, together) for member in promotion.moved):
                 accepted.append(promotion)
         return self._settlement.promotion(newcomer, accepted)
 
@@ -412,7 +421,7 @@ class Pipeline:
                 return self._renderer.render_verified(found)
         except IntegrityError as exc:
             log.warning("the bytes of a picture cannot be kept: %s", exc)
-        return self._originals.get(content)
+        return self._originals.get(content) or self._kept(content)
 
 
 def _size_of(content: Exact | Rendition) -> int:

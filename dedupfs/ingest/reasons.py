@@ -17,6 +17,7 @@ from dedupfs.errors import (
     UnfitPictureError,
     WorkerStartError,
 )
+from dedupfs.ingest.decision import is_made_from
 from dedupfs.ingest.facts import PictureFacts, better
 from dedupfs.ingest.outcome import REASON_MEMORY, Fit, Misfit
 from dedupfs.ingest.pipeline import HEAD_BYTES, MAX_PICTURE_BYTES
@@ -130,7 +131,8 @@ def _compared(
             raise IntegrityError("a representative is not stored exactly")
         theirs = volume.contents.read_all(other.layout)
         record = volume.clusters.get(nearest.cluster)
-        promote_first = better(facts, PictureFacts.from_bytes(record.facts))
+        their_facts = PictureFacts.from_bytes(record.facts)
+        promote_first = better(facts, their_facts)
     except IntegrityError as exc:
         return Reason(f"the nearest picture cannot be read: {exc}", nearest)
     attempts: list[Attempt] = []
@@ -145,6 +147,10 @@ def _compared(
         except IngestError as exc:
             return Reason(f"the comparison with the nearest picture failed: {exc}", nearest)
         if isinstance(outcome, Fit):
+            if draws_newcomer and is_made_from(pool, theirs, their_facts, data, facts):
+                return Reason("was what the nearest picture was made from, and is not drawn from that", nearest)
+            if not draws_newcomer and is_made_from(pool, data, facts, theirs, their_facts):
+                return Reason("was made from the nearest picture, but cannot be drawn from it", nearest)
             # The other pictures of a cluster may have stood against it, or a picture that has gone since.
             return Reason("now fits the nearest picture; copied in again it might be kept as a version of it", nearest)
         attempts.append(Attempt(draws_newcomer, outcome))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from dedupfs.errors import IngestError, SourceError, UndecodableError, UnfitPictureError, WorkerStartError
 from dedupfs.ingest import sources
-from dedupfs.ingest.decision import Fitting, Judge, Promotion, Refit, promotions
+from dedupfs.ingest.decision import Fitting, Judge, Promotion, Refit, closest, promotions
 from dedupfs.ingest.facts import PictureFacts
 from dedupfs.ingest.groups import CopyKind, Group, Kept, Look, Measured, Version, by_savings, rendition_kind
 from dedupfs.ingest.match import MAX_CANDIDATES, MAX_COMPARED, Candidate
@@ -177,6 +177,10 @@ class Scan:
                 return data
         raise SourceError("the file has changed or gone since it was read first")
 
+    def bytes_written(self, member: ContentId) -> bytes:
+        """See Shelf: the files are still there."""
+        return self.bytes_of(member)
+
     # Reading
 
     def _look_at(self, source: Source) -> None:
@@ -218,8 +222,7 @@ class Scan:
             return found is not None
 
     def _inspect(self, content: ContentId, newcomer: _Content, data: bytes) -> None:
-        picture_format = sniff(data[:HEAD_BYTES])
-        cuts = cut_points(data, picture_format) if picture_format is not None else ()
+        cuts = _cuts_of(data)
         newcomer.stored_bytes = size_in_chunks(len(data), cuts)
         try:
             newcomer.facts = self.pool.call("inspect", data)
@@ -275,7 +278,7 @@ class Scan:
             if not found:
                 self._found(content, newcomer)
                 return True
-            best = min(found, key=lambda fitting: fitting.difference)
+            best = closest(found)
             if not isinstance(best.fits, Fit):
                 return self._promote(content, newcomer, promotions(found))
             _become_rendition(newcomer, Refit(best.fits, len(data), best.candidate.distance_bits))
@@ -334,10 +337,15 @@ class Scan:
             del self._clusters[old]
             self._nearest.remove(old)
         cluster = self._found(content, newcomer)
-        for member, refit in ((member, refit) for promotion in promoted for member, refit in promotion.fits.items()):
-            _become_rendition(self._contents[member], refit)
-            self._contents[member].cluster = cluster
-            self._clusters[cluster].members.add(member)
+        for promotion in promoted:
+            for member, refit in promotion.moved.items():
+                _become_rendition(self._contents[member], refit)
+                self._contents[member].cluster = cluster
+                self._clusters[cluster].members.add(member)
+            for member, whole in promotion.left.items():
+                left = self._contents[member]
+                left.measured, left.stored_bytes = None, size_in_chunks(left.size, _cuts_of(whole.data))
+                self._found(member, left)
         return True
 
     def _apart(self, content: ContentId, newcomer: _Content, *, founds_cluster: bool = False) -> None:
@@ -368,6 +376,11 @@ def _is_alone(size: int, paths: Sequence[bytes]) -> bool:
 
 def _identify(data: bytes) -> ContentId:
     return ContentId(hashlib.sha256(data).digest())
+
+
+def _cuts_of(data: bytes) -> Sequence[int]:
+    picture_format = sniff(data[:HEAD_BYTES])
+    return cut_points(data, picture_format) if picture_format is not None else ()
 
 
 def _become_rendition(content: _Content, refit: Refit) -> None:

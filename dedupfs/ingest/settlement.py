@@ -85,10 +85,21 @@ class Newcomer:
 class Settlement:
     """Stores decisions. Safe from any thread."""
 
-    def __init__(self, volume: Volume, bytes_written: Callable[[ContentId], bytes | None]) -> None:
-        """`bytes_written` returns what was written as a content, or None where that is not known any more."""
+    def __init__(
+        self,
+        volume: Volume,
+        bytes_written: Callable[[ContentId], bytes | None],
+        prepared_as: Callable[[ContentId, bytes], PreparedLayout],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            bytes_written: returns what was written as a content, or None where that is not known any more.
+            prepared_as: seals what was written as a content, or raises IntegrityError.
+        """
         self._volume = volume
         self._bytes_written = bytes_written
+        self._prepared_as = prepared_as
         self._store = volume.store
         self._contents = volume.contents
         self._clusters = volume.clusters
@@ -218,9 +229,14 @@ class Settlement:
         return self._defer(newcomer, {newcomer.content})
 
     def promotion(self, newcomer: Newcomer, promotions: Sequence[Promotion]) -> bool:
-        """The newcomer becomes the representative, and every picture of the old clusters a rendition of it."""
+        """The newcomer becomes the representative, and the pictures of the old clusters renditions of it.
+
+        Those that cannot be drawn from it are stored whole again, each in a cluster of its own.
+        """
         prepared = self._prepared(newcomer)
-        fits = {member: refit for promotion in promotions for member, refit in promotion.fits.items()}
+        fits = {member: refit for promotion in promotions for member, refit in promotion.moved.items()}
+        left = {member: whole for promotion in promotions for member, whole in promotion.left.items()}
+        wholes = {member: self._prepared_as(member, whole.data) for member, whole in left.items()}
         olds = {promotion.candidate.representative for promotion in promotions}
         owns = {member: self._contents.prepare(refit.fit.own) for member, refit in fits.items()}
         originals = {member: self._original_of(member, refit.fit) for member, refit in fits.items()}
@@ -229,8 +245,10 @@ class Settlement:
                 return True
             if not self._holds(newcomer) or not all(self._is_whole(promotion) for promotion in promotions):
                 return False
-            if not any(self._in_use(member) for member in fits):
+            if not any(self._in_use(member) for member in (*fits, *left)):
                 done = self._stored(transaction, newcomer, prepared)
+                for member, whole in left.items():
+                    self._leave_whole(transaction, member, whole.facts, wholes[member])
                 cluster = self._found_cluster(transaction, newcomer.content, newcomer.facts)
                 # The old representatives come last: until then the others rest on them.
                 for member in sorted(fits, key=lambda each: each in olds):
@@ -243,7 +261,18 @@ class Settlement:
                     self._keep(transaction, member, originals[member])
                     self._replacements[member] += 1
                 return done
-        return self._defer(newcomer, fits.keys())
+        return self._defer(newcomer, fits.keys() | left.keys())
+
+    def _leave_whole(
+        self, transaction: Transaction, member: ContentId, facts: PictureFacts, prepared: PreparedLayout
+    ) -> None:
+        """Store a rendition as it was written again, and let it found a cluster.
+
+        What is stored so already, the coded image of the old representative under other metadata, inherits its cluster.
+        """
+        if isinstance(self._contents.sound(member), Rendition):
+            self.become_exact(transaction, member, prepared)
+            self._found_cluster(transaction, member, facts)
 
     def _is_whole(self, promotion: Promotion) -> bool:
         """Whether the pictures that were compared still are all of their cluster."""

@@ -73,6 +73,7 @@ class SketchPool(WorkerPool):
         answers: dict[str, Callable[..., object]] = {
             "inspect": _inspect,
             "fit": _fit,
+            "is_made_from": lambda picture, source: False,
             "look": _look,
             "render": _render,
         }

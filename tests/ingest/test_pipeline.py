@@ -132,16 +132,21 @@ def test_what_gives_both_to_the_last_byte_is_the_base(core: Core, pool: Tampered
     assert core.counter("bit_exact_renditions") == 1
 
 
-def test_of_several_that_fit_the_closest_is_taken(core: Core, pool: TamperedPool) -> None:
+@pytest.mark.parametrize(
+    ("coarseness", "levels_off"), [(2, 3.0), (4, 0.95)], ids=["closer", "about as close, but finer"]
+)
+def test_of_several_that_fit_the_closest_is_taken(
+    core: Core, pool: TamperedPool, coarseness: int, levels_off: float
+) -> None:
     """A small copy can be drawn from an edit of its picture too; whichever comes first in the index."""
-    edit, photo, small = sketch(6, 400, 2, 9000), sketch(6, 400, 2, 9100), sketch(6, 100, 3, 900)
+    edit, photo, small = sketch(6, 400, coarseness, 9000), sketch(6, 400, 2, 9100), sketch(6, 100, 5, 900)
     assert edit != photo
     made = hashlib.sha256(rendition_of(small)).digest()
 
     def fit(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
         if member != small:
             return Misfit("pixels", None)
-        levels = 1.0 if base == photo else 3.0
+        levels = 1.0 if base == photo else levels_off
         return Fit(b"recipe", member[:9], Differences(levels, levels, 0.5, 0.5, 0.0), False, made, made)
 
     pool.instead["fit"] = fit
@@ -218,17 +223,65 @@ def test_what_holds_both_ways_for_another_member_leaves_the_representative(core:
     assert (PHOTO, COPY) in asked
 
 
-def test_a_promotion_that_one_member_does_not_follow_changes_nothing(core: Core, pool: TamperedPool) -> None:
-    settled(core, copy=COPY, small=SMALL)
-    before = {name: core.read(name) for name in (b"copy", b"small")}
+TINY = sketch(7, width_px=90, coarseness=5, size=1000)
+
+
+def stubborn(pool: TamperedPool, *members: bytes) -> None:
+    """Have some pictures fit nothing that comes from now on."""
     fit = SketchPool.call
 
-    def stubborn(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
-        if len(member) == len(SMALL) and member[:9] == SMALL[:9]:
+    def answer(member: bytes, base: bytes, policy: Policy, exact_only: bool) -> Any:
+        if any(member[:9] == each[:9] for each in members):
             return Misfit("pixels", None)
         return fit(pool, "fit", member, base, policy, exact_only)
 
-    pool.instead["fit"] = stubborn
+    pool.instead["fit"] = answer
+
+
+def test_a_picture_that_does_not_follow_a_promotion_stands_alone(core: Core, pool: TamperedPool) -> None:
+    """The others need not stay away from the original because of it."""
+    settled(core, copy=COPY, small=SMALL, tiny=TINY, again=TINY)
+    assert core.read(b"tiny") == rendition_of(TINY)
+    stubborn(pool, TINY)
+    settled(core, photo=PHOTO)
+    assert kinds(core) == {
+        "copy": "rendition", "small": "rendition", "tiny": "picture", "again": "picture", "photo": "picture"
+    }  # fmt: skip
+    assert core.read(b"tiny") == core.read(b"again") == TINY
+    assert core.read(b"photo") == PHOTO
+    assert core.counter("clusters") == 2
+    del pool.instead["fit"]
+    settled(core, tinier=sketch(7, width_px=80, coarseness=6, size=900))
+    assert kinds(core)["tinier"] == "rendition"
+
+
+def test_who_reads_a_picture_that_does_not_follow_reads_it_to_the_end(core: Core, pool: TamperedPool) -> None:
+    settled(core, copy=COPY, tiny=TINY)
+    stubborn(pool, TINY)
+    handle = core.open(b"tiny")
+    first = core.files.read(handle, 0, 999)
+    settled(core, photo=PHOTO)
+    assert first + core.files.read(handle, 999, 100) == rendition_of(TINY)
+    assert kinds(core)["tiny"] == "rendition"
+    core.files.release(handle)
+    core.filesystem.settle()
+    assert kinds(core) == {"copy": "rendition", "tiny": "picture", "photo": "picture"}
+
+
+def test_without_the_bytes_of_one_that_does_not_follow_nothing_changes(core: Core, pool: TamperedPool) -> None:
+    settled(core, copy=COPY, tiny=TINY)
+    core.pipeline._originals._held.clear()
+    stubborn(pool, TINY)
+    settled(core, photo=PHOTO)
+    assert kinds(core) == {"copy": "picture", "tiny": "rendition", "photo": "picture"}
+    assert core.read(b"tiny") == rendition_of(TINY)
+
+
+def test_a_promotion_that_would_take_more_room_changes_nothing(core: Core, pool: TamperedPool) -> None:
+    """What does not follow is as long as what would be freed."""
+    settled(core, copy=COPY, small=SMALL)
+    before = {name: core.read(name) for name in (b"copy", b"small")}
+    stubborn(pool, SMALL)
     settled(core, photo=PHOTO)
     assert kinds(core) == {"copy": "picture", "small": "rendition", "photo": "picture"}
     assert {name: core.read(name) for name in before} == before
