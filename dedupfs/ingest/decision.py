@@ -169,8 +169,8 @@ class Judge:
 
         The second try is not in vain: an enlarged copy is "better" than its original and can only be drawn from it, of
         two JPEGs often only one can be fitted into the size of the other, and a picture that was compressed again at a
-        higher quality seems better than its original but only the original gives both of them to the last byte. Where
-        no pixels are compared, it would draw a photo from its thumbnail.
+        higher quality seems better than its original but only the original gives both of them to the last byte; so does
+        that of an enlarged copy. Where no pixels are compared, it would draw a photo from its thumbnail.
 
         A picture that was made from the other one (see `ancestry`) is not its base, however fine it is, unless what is
         drawn from it comes back to the last byte. Rather they are kept apart.
@@ -224,7 +224,7 @@ class Judge:
                     break
             elif not exact_only or _is_exact(found):
                 kept = found
-            if kept is not None and (_is_exact(kept) or facts.pixels != theirs.pixels):
+            if kept is not None and (_is_exact(kept) or facts.pixels < theirs.pixels):
                 break
         return Fitting(candidate, kept) if kept is not None else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from dedupfs.model import Policy
 from dedupfs.storage.metadata import ROOT
 from dedupfs.storage.records import Exact, Rendition
 from tests.filesystem.core import Core
-from tests.ingest.drawing import encoded, photo
+from tests.ingest.drawing import encoded, photo, resized
 
 PICTURE = Image.blend(photo(5), photo(5).convert("L").convert("RGB"), 0.7)
 """In muted colours, of which no program cuts anything off."""
@@ -131,6 +132,27 @@ def test_what_a_copy_was_made_of_takes_its_place(core: Core, fine: bytes, origin
     assert isinstance(core.content(b"photo"), Exact)
     assert isinstance(core.content(b"copy"), Rendition)
     assert core.read(b"photo") == fine
+
+
+@pytest.mark.parametrize("settings", [{"quality": 90}, {"picture_format": "PNG"}], ids=["jpeg", "png"])
+def test_an_enlarged_copy_does_not_take_the_place_of_its_photo(core: Core, settings: dict[str, Any]) -> None:
+    enlarged = encoded(resized(opened(ORIGINAL), 1.5), **settings)
+    for name, data in (b"photo", ORIGINAL), (b"enlarged", enlarged):
+        core.put(name, data)
+        core.filesystem.settle()
+    assert core.read(b"photo") == ORIGINAL
+    assert core.read(b"enlarged") == enlarged
+    assert core.is_rendition(b"enlarged")
+
+
+def test_a_larger_original_takes_the_place_of_its_copy(core: Core) -> None:
+    copy = encoded(resized(opened(ORIGINAL), 0.6), quality=85)
+    for name, data in (b"copy", copy), (b"photo", ORIGINAL):
+        core.put(name, data)
+        core.filesystem.settle()
+    assert core.read(b"photo") == ORIGINAL
+    assert isinstance(core.content(b"photo"), Exact)
+    assert core.is_rendition(b"copy")
 
 
 def test_a_photo_is_kept_apart_from_what_was_made_from_it_rather_than_altered(core: Core) -> None:
